@@ -1,2 +1,54 @@
-//! The one binary of Simtide.
-fn main() {}
+//! The one binary of Simtide: every role of the platform and of the world around it is a subcommand.
+//!
+//! A role lives in the module of its name with `Args` and `run(Args) -> Outcome`. Results go to standard output,
+//! logs and progress to standard error, so that the output of every role can be piped.
+
+mod logging;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What every role ends with: an exit status, or an error that is printed as it is.
+pub type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+/// Keeps the SIM cards and other secure elements of an operator up to date over the air.
+#[derive(Debug, Parser)]
+#[command(name = "simtide", version, about, propagate_version = true)]
+struct Simtide {
+    #[command(flatten)]
+    logging: logging::Args,
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Run the platform: card port, SMPP links, campaigns, API
+    Serve(serve::Args),
+}
+
+fn main() -> ExitCode {
+    let Simtide { logging, role } = Simtide::parse();
+    logging::start(&logging, matches!(role, Role::Serve(_)));
+    match run(role) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("simtide: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprintln!("  because: {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line per role.
+fn run(role: Role) -> Outcome {
+    match role {
+        Role::Serve(args) => serve::run(args),
+    }
+}
