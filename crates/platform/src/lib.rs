@@ -1,1 +1,3 @@
 //! The operator's decisions.
+
+pub mod card;
