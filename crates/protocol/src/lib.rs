@@ -1,1 +1,8 @@
 //! What two parties must agree on.
+
+pub mod apdu;
+pub mod ids;
+pub mod poll_date;
+pub mod tlv;
+pub mod scp80;
+pub mod scp81;
