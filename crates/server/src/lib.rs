@@ -1,4 +1,6 @@
 //! The shell of the platform.
 
+pub mod clock;
+pub mod config;
 pub mod kill_point;
 pub mod store;
