@@ -6,3 +6,4 @@ pub mod poll_date;
 pub mod tlv;
 pub mod scp80;
 pub mod scp81;
+pub mod script;
