@@ -1,1 +1,2 @@
 //! The world around the platform.
+pub mod reader;
