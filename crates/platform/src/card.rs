@@ -1,5 +1,7 @@
 //! What the platform knows of a card while it decides: its state and what it has had of the started campaigns.
 
+use simtide_protocol::ids::{CardId, EpochMs, Iccid, Imsi};
+
 /// Whether campaigns concern a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -14,6 +16,11 @@ pub enum CardState {
 }
 
 impl CardState {
+    /// Whether campaigns concern the card.
+    pub const fn takes_part(self) -> bool {
+        matches!(self, CardState::Active)
+    }
+
     /// Code in rows.
     pub fn code(self) -> u8 {
         match self {
@@ -33,7 +40,7 @@ impl CardState {
 ///
 /// Campaigns are numbered 1, 2, 3, ... at their start. All numbers up to `base` are settled for the card, and bit i
 /// of `mask` says that number `base + 1 + i` is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct Applied {
     /// Everything up to here is settled.
     pub base: u32,
@@ -82,9 +89,76 @@ impl Applied {
     }
 }
 
+/// Tags of a card: one bit per tag, with the names that the bits stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tags<'a> {
+    /// Bit i is set: the card has the tag `names[i]`.
+    pub bits: u64,
+    /// The tenant's tags, at most 64.
+    pub names: &'a [String],
+}
+
+impl Tags<'_> {
+    /// Whether the card has this tag; a name that nobody has defined is on no card.
+    pub fn contains(&self, tag: &str) -> bool {
+        self.names.iter().take(64).position(|name| name == tag).is_some_and(|bit| self.bits >> bit & 1 == 1)
+    }
+}
+
+/// The facts about a card that a filter or an offer needs, lent by whoever holds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CardView<'a> {
+    /// The card.
+    pub id: CardId,
+    /// The operator that the card belongs to now, as numbered in the directory.
+    pub operator: u32,
+    /// Name of its profile.
+    pub profile: &'a str,
+    /// Kind of the device that it sits in: `phone`, `vehicle`, `meter`, ...; empty where unknown.
+    pub kind: &'a str,
+    /// Tags that the import or a user gave it.
+    pub tags: Tags<'a>,
+    /// ICCID, where known.
+    pub iccid: Option<Iccid>,
+    /// IMSI, where known.
+    pub imsi: Option<Imsi>,
+    /// The last contact; `None`: never.
+    pub last_update: Option<EpochMs>,
+    /// The date of its next own poll.
+    pub next_poll: EpochMs,
+    /// What it has had.
+    pub applied: Applied,
+    /// Whether campaigns concern it.
+    pub state: CardState,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_set(
+            base in 0u32..5,
+            steps in proptest::collection::vec((any::<bool>(), 0u32..90), 0..40),
+        ) {
+            let mut applied = Applied::up_to(base);
+            let mut model: BTreeSet<u32> = (0..=base).collect();
+            for (settle, number) in steps {
+                if settle {
+                    applied.settle(number);
+                    model.extend(0..=number);
+                } else if applied.mark(number) {
+                    model.insert(number);
+                }
+            }
+            for number in 0..200 {
+                prop_assert_eq!(applied.has(number), model.contains(&number), "{}", number);
+            }
+        }
+    }
 
     #[test]
     fn base_moves_over_what_is_done() {

@@ -1,3 +1,5 @@
 //! The operator's decisions.
 
+pub mod audience;
+pub mod campaign;
 pub mod card;
