@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod config;
 pub mod kill_point;
+pub mod smpp;
 pub mod store;

@@ -1,0 +1,458 @@
+//! SMPP 3.4 PDUs as bytes: framing, the few PDUs that an ESME sends, and a tolerant reading of those it gets.
+//!
+//! The fields are written and read by the codec; the header and the optional parameters of a deliver_sm are read here,
+//! because an SMSC that leaves a body out, or ends an identifier without its NUL, must not cost a receipt.
+
+use rusmpp_core::command::borrowed::Command;
+use rusmpp_core::decode::borrowed::DecodeWithLength;
+use rusmpp_core::encode::{Encode, Length};
+use rusmpp_core::pdus::borrowed as pdus;
+use rusmpp_core::tlvs::borrowed::MessageSubmissionRequestTlvValue;
+use rusmpp_core::types::borrowed::{COctetString, EmptyOrFullCOctetString, OctetString};
+use rusmpp_core::values::{
+    DataCoding, EsmClass, InterfaceVersion, Npi, PriorityFlag, RegisteredDelivery, Ton, UserMessageReference,
+};
+use rusmpp_core::{CommandId, CommandStatus};
+
+use super::event::{Address, Submit};
+
+/// Length of the PDU header (SMPP 3.4, 3.2).
+pub const HEADER_BYTES: usize = 16;
+/// Longest PDU that is read; a longer one means that the stream is out of step.
+pub const PDU_BYTES_MAX: usize = 8_192;
+/// Most optional parameters that are looked at in one PDU.
+const TLVS_MAX: usize = 64;
+
+/// Status codes of SMPP 3.4, 5.1.3.
+pub mod status {
+    /// ESME_ROK.
+    pub const OK: u32 = 0x00;
+    /// ESME_RINVCMDLEN.
+    pub const INVALID_COMMAND_LENGTH: u32 = 0x02;
+    /// ESME_RINVCMDID.
+    pub const INVALID_COMMAND_ID: u32 = 0x03;
+    /// ESME_RINVBNDSTS.
+    pub const INVALID_BIND_STATUS: u32 = 0x04;
+    /// ESME_RSYSERR.
+    pub const SYSTEM_ERROR: u32 = 0x08;
+    /// ESME_RBINDFAIL.
+    pub const BIND_FAILED: u32 = 0x0D;
+    /// ESME_RINVPASWD.
+    pub const INVALID_PASSWORD: u32 = 0x0E;
+    /// ESME_RINVSYSID.
+    pub const INVALID_SYSTEM_ID: u32 = 0x0F;
+    /// ESME_RMSGQFUL.
+    pub const QUEUE_FULL: u32 = 0x14;
+    /// ESME_RSUBMITFAIL.
+    pub const SUBMIT_FAILED: u32 = 0x45;
+    /// ESME_RTHROTTLED.
+    pub const THROTTLED: u32 = 0x58;
+    /// ESME_RX_T_APPN.
+    pub const TEMPORARY_APPLICATION: u32 = 0x64;
+    /// ESME_RINVOPTPARSTREAM.
+    pub const INVALID_TLV_STREAM: u32 = 0xC0;
+    /// ESME_RDELIVERYFAILURE.
+    pub const DELIVERY_FAILURE: u32 = 0xFE;
+    /// ESME_RUNKNOWNERR.
+    pub const UNKNOWN_ERROR: u32 = 0xFF;
+}
+
+/// Cuts a byte stream into PDUs, however the network has split it.
+#[derive(Debug, Default)]
+pub struct Frames {
+    buffer: Vec<u8>,
+    read: usize,
+}
+
+/// A command_length that no PDU can have: the stream cannot be read any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LengthError(
+    /// The command_length as received.
+    pub u32,
+);
+
+impl Frames {
+    /// Adds what the network brought.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.read > 0 {
+            self.buffer.drain(..self.read);
+            self.read = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole PDU, header included; `None` while it is not complete.
+    pub fn next_pdu(&mut self) -> Result<Option<&[u8]>, LengthError> {
+        let rest = &self.buffer[self.read..];
+        let Some(prefix) = rest.first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*prefix);
+        let bytes = usize::try_from(length).unwrap_or(usize::MAX);
+        if !(HEADER_BYTES..=PDU_BYTES_MAX).contains(&bytes) {
+            return Err(LengthError(length));
+        }
+        if rest.len() < bytes {
+            return Ok(None);
+        }
+        let start = self.read;
+        self.read += bytes;
+        Ok(Some(&self.buffer[start..self.read]))
+    }
+}
+
+/// The header of a PDU (SMPP 3.4, 3.2), without its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// command_id.
+    pub id: CommandId,
+    /// command_status.
+    pub status: u32,
+    /// sequence_number.
+    pub sequence: u32,
+}
+
+impl Header {
+    /// Reads the header of a whole PDU.
+    ///
+    /// The PDU comes from [`Frames`], which lets nothing shorter than a header through.
+    pub fn of(pdu: &[u8]) -> Header {
+        let word = |at: usize| {
+            pdu.get(at..at + 4).map_or(0, |b| b.iter().fold(0, |word, &b| word << 8 | u32::from(b)))
+        };
+        Header { id: CommandId::from(word(4)), status: word(8), sequence: word(12) }
+    }
+}
+
+/// A deliver_sm: a receipt or a message, still as its fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Who sent it.
+    pub source: Address,
+    /// Whom it is for.
+    pub destination: Address,
+    /// esm_class, all eight bits.
+    pub esm_class: u8,
+    /// protocol_id.
+    pub protocol_id: u8,
+    /// data_coding.
+    pub data_coding: u8,
+    /// short_message, or message_payload (0424) where that is empty.
+    pub user_data: Vec<u8>,
+    /// receipted_message_id (001E).
+    pub receipted_message_id: Option<String>,
+    /// message_state (0427).
+    pub message_state: Option<u8>,
+    /// network_error_code (0423): network type and code.
+    pub network_error: Option<(u8, u16)>,
+    /// user_message_reference (0204).
+    pub reference: Option<u16>,
+}
+
+/// Reads a deliver_sm. The error is the status to answer with.
+pub fn read_delivery(pdu: &[u8]) -> Result<Delivery, u32> {
+    let body = &pdu[HEADER_BYTES..];
+    let mandatory = mandatory_bytes(body).ok_or(status::INVALID_COMMAND_LENGTH)?;
+    let (sm, _) = pdus::DeliverSm::<1>::decode(&body[..mandatory], mandatory)
+        .map_err(|_| status::INVALID_COMMAND_LENGTH)?;
+    let mut delivery = Delivery {
+        source: Address::new(sm.source_addr_ton.into(), sm.source_addr_npi.into(), sm.source_addr.as_str()),
+        destination: Address::new(
+            sm.dest_addr_ton.into(),
+            sm.dest_addr_npi.into(),
+            sm.destination_addr.as_str(),
+        ),
+        esm_class: sm.esm_class.into(),
+        protocol_id: sm.protocol_id,
+        data_coding: sm.data_coding.into(),
+        user_data: sm.short_message().bytes().to_vec(),
+        receipted_message_id: None,
+        message_state: None,
+        network_error: None,
+        reference: None,
+    };
+    for tlv in tlvs(&body[mandatory..]) {
+        let (tag, value) = tlv?;
+        match (tag, value) {
+            (0x001E, text) => delivery.receipted_message_id = Some(lenient_text(text)),
+            (0x0427, &[state]) => delivery.message_state = Some(state),
+            (0x0423, &[network, high, low]) => {
+                delivery.network_error = Some((network, u16::from_be_bytes([high, low])));
+            }
+            (0x0204, &[high, low]) => delivery.reference = Some(u16::from_be_bytes([high, low])),
+            (0x0204, &[low]) => delivery.reference = Some(low.into()),
+            (0x0424, payload) if delivery.user_data.is_empty() => delivery.user_data = payload.to_vec(),
+            _ => {}
+        }
+    }
+    Ok(delivery)
+}
+
+/// Reads the message_id of a submit_sm_resp or data_sm_resp; an absent body is an empty id.
+pub fn read_message_id(pdu: &[u8]) -> String {
+    let body = &pdu[HEADER_BYTES..];
+    let end = body.iter().position(|&b| b == 0).unwrap_or(body.len());
+    lenient_text(&body[..end.min(64)])
+}
+
+/// Reads the address of the subscriber in an alert_notification (SMPP 3.4, 4.12.1).
+pub fn read_alert(pdu: &[u8]) -> Option<Address> {
+    let body = &pdu[HEADER_BYTES..];
+    let (alert, _) = pdus::AlertNotification::decode(body, body.len()).ok()?;
+    Some(Address::new(alert.source_addr_ton.into(), alert.source_addr_npi.into(), alert.source_addr.as_str()))
+}
+
+/// Length of the mandatory part of a submit_sm or deliver_sm (SMPP 3.4, 4.4.1, 4.6.1).
+fn mandatory_bytes(body: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    // service_type; source ton npi address; destination ton npi address; esm, pid, priority, schedule; validity
+    for fixed_before in [0, 2, 2, 3, 0] {
+        at += fixed_before;
+        at += body.get(at..)?.iter().position(|&b| b == 0)? + 1;
+    }
+    at += 4;
+    let sm_length = usize::from(*body.get(at)?);
+    let end = at + 1 + sm_length;
+    (end <= body.len()).then_some(end)
+}
+
+/// The optional parameters (SMPP 3.4, 5.3), in order; one that runs past the end is the last and an error.
+fn tlvs(mut rest: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8]), u32>> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let parsed = rest.split_first_chunk::<4>().and_then(|(&[t1, t2, l1, l2], after)| {
+            let (value, after) = after.split_at_checked(u16::from_be_bytes([l1, l2]).into())?;
+            Some((u16::from_be_bytes([t1, t2]), value, after))
+        });
+        match parsed {
+            Some((tag, value, after)) => {
+                rest = after;
+                Some(Ok((tag, value)))
+            }
+            None => {
+                rest = &[];
+                Some(Err(status::INVALID_TLV_STREAM))
+            }
+        }
+    })
+    .take(TLVS_MAX)
+}
+
+/// Text up to a NUL, if there is one; what is not printable becomes `?`.
+fn lenient_text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    bytes[..end].iter().map(|&b| if (0x20..0x7F).contains(&b) { b as char } else { '?' }).collect()
+}
+
+/// Writes one PDU behind what `out` holds.
+fn write<'a>(out: &mut Vec<u8>, status: u32, sequence: u32, pdu: impl Into<pdus::Pdu<'a, 1>>) {
+    let command = Command::new(CommandStatus::from(status), sequence, pdu);
+    let bytes = 4 + command.length();
+    let start = out.len();
+    out.resize(start + bytes, 0);
+    out[start..start + 4].copy_from_slice(&(bytes as u32).to_be_bytes());
+    command.encode(&mut out[start + 4..]);
+}
+
+/// Writes a PDU that is only a header.
+pub fn write_header(out: &mut Vec<u8>, id: CommandId, status: u32, sequence: u32) {
+    for word in [HEADER_BYTES as u32, u32::from(id), status, sequence] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+}
+
+/// What a bind says about us.
+pub struct Credentials<'a> {
+    /// bind_transceiver, bind_transmitter or bind_receiver.
+    pub id: CommandId,
+    /// system_id, at most 15 characters.
+    pub system_id: &'a str,
+    /// password, at most 8 characters.
+    pub password: &'a str,
+    /// system_type, at most 12 characters.
+    pub system_type: &'a str,
+}
+
+/// Writes a bind (SMPP 3.4, 4.1). Texts that are too long are left empty: [`super::LinkConfig::check`] refuses them.
+pub fn write_bind(out: &mut Vec<u8>, sequence: u32, credentials: &Credentials<'_>) {
+    let system_id = terminated(credentials.system_id);
+    let password = zeroize::Zeroizing::new(terminated(credentials.password));
+    let system_type = terminated(credentials.system_type);
+    macro_rules! bind {
+        ($kind:ident) => {
+            pdus::$kind::new(
+                COctetString::new(&system_id).unwrap_or_default(),
+                COctetString::new(&password).unwrap_or_default(),
+                COctetString::new(&system_type).unwrap_or_default(),
+                InterfaceVersion::Smpp3_4,
+                Ton::Unknown,
+                Npi::Unknown,
+                COctetString::null(),
+            )
+        };
+    }
+    match credentials.id {
+        CommandId::BindTransmitter => write(out, 0, sequence, bind!(BindTransmitter)),
+        CommandId::BindReceiver => write(out, 0, sequence, bind!(BindReceiver)),
+        _ => write(out, 0, sequence, bind!(BindTransceiver)),
+    }
+}
+
+/// Writes a submit_sm (SMPP 3.4, 4.4.1) with its user_message_reference.
+pub fn write_submit(out: &mut Vec<u8>, sequence: u32, submit: &Submit) {
+    let source = terminated(&submit.source.digits);
+    let mut destination = submit.destination.to_string().into_bytes();
+    destination.push(0);
+    let validity = relative_validity(submit.validity_s);
+    let mut sm = pdus::SubmitSm::<1>::builder()
+        .source_addr_ton(Ton::from(submit.source.ton))
+        .source_addr_npi(Npi::from(submit.source.npi))
+        .source_addr(COctetString::new(&source).unwrap_or_default())
+        .dest_addr_ton(Ton::International)
+        .dest_addr_npi(Npi::Isdn)
+        .destination_addr(COctetString::new(&destination).unwrap_or_default())
+        .esm_class(EsmClass::from(submit.esm_class))
+        .protocol_id(submit.protocol_id)
+        .priority_flag(PriorityFlag::new(0))
+        .validity_period(EmptyOrFullCOctetString::new(&validity).unwrap_or_default())
+        .registered_delivery(RegisteredDelivery::from(submit.registered_delivery))
+        .data_coding(DataCoding::from(submit.data_coding))
+        .short_message(OctetString::new(&submit.short_message).unwrap_or_default())
+        .build();
+    let reference = UserMessageReference::new(submit.user_message_reference);
+    // One slot, one parameter: it fits by construction.
+    let _ = sm.push_tlv(MessageSubmissionRequestTlvValue::UserMessageReference(reference));
+    write(out, 0, sequence, sm);
+}
+
+/// Writes a deliver_sm_resp (SMPP 3.4, 4.6.2): its message_id is one NUL.
+pub fn write_deliver_answer(out: &mut Vec<u8>, status: u32, sequence: u32) {
+    write(out, status, sequence, pdus::DeliverSmResp::<1>::default());
+}
+
+fn terminated(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len() + 1);
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.push(0);
+    bytes
+}
+
+/// A validity of so many seconds as `YYMMDDhhmmss000R` and NUL (SMPP 3.4, 7.1.1.2); 0 leaves it to the SMSC.
+///
+/// Months and years are of different lengths to different SMSCs, so the longest validity is 99 days.
+fn relative_validity(seconds: u32) -> Vec<u8> {
+    if seconds == 0 {
+        return vec![0];
+    }
+    let seconds = seconds.min(99 * 86_400 + 86_399);
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    format!("0000{days:02}{hours:02}{minutes:02}{:02}000R\0", seconds % 60).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn submit() -> Submit {
+        Submit {
+            source: Address::new(0, 0, "12345"),
+            validity_s: 93_784,
+            user_message_reference: 0x1234,
+            ..Submit::binary(7, "436641234567".parse().unwrap(), vec![0x02, 0x70, 0x00, 0xAA])
+        }
+    }
+
+    #[test]
+    fn submit_sm_octet_by_octet() {
+        let mut out = Vec::new();
+        write_submit(&mut out, 3, &submit());
+        assert_eq!(
+            hex::encode(out),
+            concat!(
+                "0000004b00000004", // command_length, submit_sm
+                "0000000000000003", // status, sequence
+                "00",               // service_type
+                "0000313233343500", // source
+                "01013433363634313233343536",
+                "3700",   // destination
+                "407f00", // esm_class, protocol_id, priority
+                "00",     // schedule
+                "3030303030313032303330343030305200",
+                "0100f600",         // registered_delivery, replace, data_coding, default id
+                "04027000aa",       // short_message
+                "0204000212340000", // user_message_reference
+            )
+            .strip_suffix("0000")
+            .unwrap()
+        );
+    }
+
+    #[test]
+    fn validity_keeps_seconds_and_knows_its_longest() {
+        assert_eq!(relative_validity(0), b"\0");
+        assert_eq!(relative_validity(59), b"000000000059000R\0");
+        assert_eq!(relative_validity(u32::MAX), b"000099235959000R\0");
+    }
+
+    #[test]
+    fn frames_are_found_however_the_stream_is_split() {
+        let mut stream = Vec::new();
+        write_submit(&mut stream, 1, &submit());
+        write_header(&mut stream, CommandId::EnquireLink, 0, 2);
+        for cut in 0..=stream.len() {
+            let mut frames = Frames::default();
+            let mut found = Vec::new();
+            for part in [&stream[..cut], &stream[cut..]] {
+                frames.push(part);
+                while let Some(pdu) = frames.next_pdu().unwrap() {
+                    found.push(Header::of(pdu).sequence);
+                }
+            }
+            assert_eq!(found, [1, 2], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused() {
+        for length in [0, 15, PDU_BYTES_MAX as u32 + 1, u32::MAX] {
+            let mut frames = Frames::default();
+            frames.push(&length.to_be_bytes());
+            assert_eq!(frames.next_pdu(), Err(LengthError(length)));
+        }
+    }
+
+    fn deliver(short_message: &[u8], tlvs: &[u8]) -> Vec<u8> {
+        let mut pdu = vec![0; 16];
+        pdu.extend_from_slice(b"\0\x01\x01436641234567\0\0\x00500\0\x41\x7f\0\0\0\0\0\x02\0");
+        pdu.push(short_message.len() as u8);
+        pdu.extend_from_slice(short_message);
+        pdu.extend_from_slice(tlvs);
+        pdu
+    }
+
+    #[test]
+    fn deliver_sm_is_read_with_unterminated_and_unknown_parameters() {
+        let tlvs = b"\x00\x1e\x00\x03abc\x14\x00\x00\x01x\x04\x27\x00\x01\x02\x04\x23\x00\x03\x03\x00\x1b";
+        let delivery = read_delivery(&deliver(b"hi", tlvs)).unwrap();
+        assert_eq!(delivery.source, Address::new(1, 1, "436641234567"));
+        assert_eq!((delivery.esm_class, delivery.protocol_id, delivery.data_coding), (0x41, 0x7F, 0x02));
+        assert_eq!(delivery.receipted_message_id.as_deref(), Some("abc"));
+        assert_eq!((delivery.message_state, delivery.network_error), (Some(2), Some((3, 27))));
+    }
+
+    #[test]
+    fn message_payload_is_read_only_where_the_message_is_empty() {
+        assert_eq!(read_delivery(&deliver(b"", b"\x04\x24\x00\x02ab")).unwrap().user_data, b"ab");
+        assert_eq!(read_delivery(&deliver(b"x", b"\x04\x24\x00\x02ab")).unwrap().user_data, b"x");
+    }
+
+    #[test]
+    fn a_parameter_past_the_end_and_a_cut_body_have_their_status() {
+        let whole = deliver(b"hi", b"\x04\x27\x00\x09\x02");
+        assert_eq!(read_delivery(&whole), Err(status::INVALID_TLV_STREAM));
+        let whole = deliver(b"hi", b"");
+        for end in HEADER_BYTES..whole.len() {
+            assert_eq!(read_delivery(&whole[..end]), Err(status::INVALID_COMMAND_LENGTH), "{end}");
+        }
+    }
+}
