@@ -1,5 +1,6 @@
 //! The shell of the platform.
 
+pub mod card_port;
 pub mod clock;
 pub mod config;
 pub mod kill_point;
