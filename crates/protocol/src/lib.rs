@@ -3,6 +3,7 @@
 pub mod apdu;
 pub mod ids;
 pub mod poll_date;
+pub mod profile;
 pub mod tlv;
 pub mod scp80;
 pub mod scp81;
