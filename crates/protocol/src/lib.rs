@@ -1,9 +1,11 @@
 //! What two parties must agree on.
 
 pub mod apdu;
+pub mod card_file;
 pub mod ids;
 pub mod poll_date;
 pub mod profile;
+pub mod sms;
 pub mod tlv;
 pub mod scp80;
 pub mod scp81;
