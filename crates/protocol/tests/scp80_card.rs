@@ -1,5 +1,7 @@
 //! What a card answers to a command packet: every status, and which answers it signs.
 
+#![allow(clippy::unwrap_used)]
+
 use simtide_protocol::ids::Tar;
 use simtide_protocol::scp80::{
     CommandHeader, Counter, Holdings, Key, KeySet, Kic, Kid, OpenError, PaddingOctets, ResponseHeader,

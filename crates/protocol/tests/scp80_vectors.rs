@@ -1,5 +1,7 @@
 //! The codec against packets that independent implementations made (counter, keys and packets in hex).
 
+#![allow(clippy::unwrap_used)]
+
 use simtide_protocol::scp80::{
     CommandHeader, Counter, Integrity, Key, KeySet, Kic, Kid, OpenError, PaddingOctets, ResponseHeader,
     ResponseStatus, Security, Spi, open, open_response, seal, seal_response,
