@@ -1,1 +1,4 @@
 //! The secure element.
+
+pub mod secure_channel;
+pub mod toolkit;
