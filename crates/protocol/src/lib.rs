@@ -10,3 +10,6 @@ pub mod tlv;
 pub mod scp80;
 pub mod scp81;
 pub mod script;
+pub mod ram;
+pub mod rfm;
+pub mod trigger;

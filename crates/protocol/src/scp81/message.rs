@@ -2,6 +2,7 @@
 
 use super::{HeaderText, HttpError, PROTOCOL, RequestTarget, header};
 use crate::ids::Aid;
+use crate::profile::ResponseFraming;
 use std::fmt;
 use std::str::FromStr;
 
@@ -110,6 +111,15 @@ pub enum Framing {
     ContentLength,
     /// `Transfer-Encoding: chunked`, the whole body as one chunk.
     Chunked,
+}
+
+impl From<ResponseFraming> for Framing {
+    fn from(setting: ResponseFraming) -> Self {
+        match setting {
+            ResponseFraming::ContentLength => Self::ContentLength,
+            ResponseFraming::Chunked => Self::Chunked,
+        }
+    }
 }
 
 /// Which application a script is for: `//aid/<RID, 10 hex digits>/<PIX in hex>`.
