@@ -1,2 +1,3 @@
 //! The world around the platform.
 pub mod reader;
+pub mod vendor;
