@@ -17,7 +17,6 @@ pub(crate) mod tag {
     pub const RESULT: u16 = 0x03;
     pub const DURATION: u16 = 0x04;
     pub const ALPHA_IDENTIFIER: u16 = 0x05;
-    pub const ADDRESS: u16 = 0x06;
     pub const SMS_TPDU: u16 = 0x0B;
     pub const TEXT_STRING: u16 = 0x0D;
     pub const ITEM: u16 = 0x0F;

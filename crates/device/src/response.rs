@@ -1,7 +1,8 @@
 //! What the device says to its card: terminal responses, envelopes, the terminal profile.
 
 use simtide_protocol::apdu::Command;
-use simtide_protocol::ids::{EpochMs, tbcd};
+use simtide_protocol::ids::EpochMs;
+use simtide_protocol::sms::{Address, SmsPpDownload};
 use simtide_protocol::tlv::{push, push_comprehension};
 
 use crate::kind::{Location, Settings};
@@ -97,30 +98,11 @@ fn template_apdu(template: u8, body: &[u8]) -> Vec<u8> {
     Command::new(0x80, 0xC2, 0x00, 0x00).with_data(&data).encode()
 }
 
-/// An SMS-PP download (3GPP TS 31.111, 7.1.1): the network's identity 83, the service centre, the message.
+/// An SMS-PP download (3GPP TS 31.111, 7.1.1).
 pub(crate) fn sms_envelope(service_center: &str, tpdu: &[u8]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(tpdu.len() + 24);
-    push_comprehension(&mut body, tag::DEVICE_IDENTITIES, false, &[0x83, 0x81]);
-    let address = address(service_center);
-    if !address.is_empty() {
-        push_comprehension(&mut body, tag::ADDRESS, false, &address);
-    }
-    push_comprehension(&mut body, tag::SMS_TPDU, true, tpdu);
-    template_apdu(0xD1, &body)
-}
-
-/// An address object's value: type of number and digits (8.1); empty where there is nothing that can be dialled.
-fn address(number: &str) -> Vec<u8> {
-    let (kind, digits) = match number.strip_prefix('+') {
-        Some(digits) => (0x91, digits),
-        None => (0x81, number),
-    };
-    let mut value = vec![kind];
-    match tbcd::encode(digits) {
-        Ok(coded) if !coded.is_empty() && coded.len() <= 20 => value.extend(coded),
-        _ => value.clear(),
-    }
-    value
+    let service_centre = Address::number(service_center).ok().filter(|address| !address.number.is_empty());
+    let download = SmsPpDownload { service_centre, tpdu: tpdu.to_vec() };
+    Command::new(0x80, 0xC2, 0x00, 0x00).with_data(&download.to_bytes()).encode()
 }
 
 /// The terminal profile (5.2): only what this device does.
@@ -223,15 +205,13 @@ mod tests {
     fn identities() {
         assert_eq!(hex::encode(imei(&Settings::of(Kind::Phone))), "4a09512430325781");
         assert_eq!(hex::encode(location(Location::default())), "00f11000010001");
-        assert_eq!(hex::encode(address("+43660123")), "9134661032");
-        assert_eq!(hex::encode(address("12345")), "812143f5");
-        assert!(address("").is_empty());
     }
 
     #[test]
     fn sms_download() {
         let apdu = sms_envelope("+43660123", &[0x40, 0x00]);
-        assert_eq!(hex::encode(apdu), "80c2000011d10f02028381060591346610328b024000");
+        assert_eq!(hex::encode(apdu), "80c2000011d10f82028381860591346610328b024000");
+        assert_eq!(hex::encode(sms_envelope("", &[0x40])), "80c2000009d107820283818b0140");
     }
 
     #[test]
