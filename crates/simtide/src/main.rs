@@ -4,6 +4,7 @@
 //! logs and progress to standard error, so that the output of every role can be piped.
 
 mod logging;
+mod packet;
 mod serve;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ struct Simtide {
 enum Role {
     /// Run the platform: card port, SMPP links, campaigns, API
     Serve(serve::Args),
+    /// Seal and open SCP80 packets by hand
+    Packet(packet::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,5 +53,6 @@ fn main() -> ExitCode {
 fn run(role: Role) -> Outcome {
     match role {
         Role::Serve(args) => serve::run(args),
+        Role::Packet(args) => packet::run(args),
     }
 }
