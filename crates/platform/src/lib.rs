@@ -3,3 +3,5 @@
 pub mod audience;
 pub mod campaign;
 pub mod card;
+pub mod delivery;
+pub mod flow;
