@@ -13,3 +13,5 @@ pub mod script;
 pub mod ram;
 pub mod rfm;
 pub mod trigger;
+pub mod aka;
+pub mod milenage;
