@@ -243,7 +243,8 @@ mod tests {
         assert_eq!(open_auts(&milenage, &rand, &wrong), None);
 
         let mut array = SqnArray::default();
-        assert!(array.accept(Sqn::from_parts(1, 0)));
+        // The recorded card knew that number at its place already.
+        assert!(array.accept(Sqn::new(0x1_00A0)));
         array.0[highest.ind()] = highest;
         match authenticate(&milenage, &mut array, &rand, &bytes("214160e0b9958000a53a44a45d64aa6b")) {
             Outcome::SynchronisationFailure { auts: found } => assert_eq!(found, auts),
