@@ -210,6 +210,8 @@ pub struct PollDone {
 pub struct Trigger {
     /// The campaign.
     pub campaign: CampaignId,
+    /// Its number: cards that have it are passed over.
+    pub number: u32,
     /// All cards are in it.
     pub bucket: Bucket,
     /// Whose cards, for the cursor; `None`: retries and explicit lists, which have no cursor.

@@ -7,6 +7,8 @@
 //! answers what it found; what follows is decided by `simtide_platform`.
 
 pub mod batch;
+pub mod model;
+pub mod rules;
 pub mod types;
 
 use std::future::Future;

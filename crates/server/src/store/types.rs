@@ -107,7 +107,7 @@ pub struct CardHot {
     pub profile: ProfileId,
     /// Whether campaigns concern the card.
     pub state: CardState,
-    /// Code of the device kind; the meaning is the platform's.
+    /// Code of the device kind, see [`Directory`]; 0: unknown.
     pub device_kind: u8,
     /// One bit per tag of the tenant, see [`Directory`].
     pub tags: u64,
@@ -452,6 +452,13 @@ pub enum DirectoryRow {
         /// Unique name within the tenant.
         name: String,
     },
+    /// A kind of device.
+    DeviceKind {
+        /// Code in [`CardHot::device_kind`]; 0 means unknown and has no row.
+        code: u8,
+        /// Unique name.
+        name: String,
+    },
 }
 
 /// All small rows, in the order of their keys.
@@ -466,6 +473,14 @@ impl Directory {
     pub fn profile(&self, wanted: &str) -> Option<ProfileId> {
         self.rows.iter().find_map(|row| match row {
             DirectoryRow::Profile { id, name, .. } if name == wanted => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// Code of a device kind by its name.
+    pub fn device_kind(&self, wanted: &str) -> Option<u8> {
+        self.rows.iter().find_map(|row| match row {
+            DirectoryRow::DeviceKind { code, name } if name == wanted => Some(*code),
             _ => None,
         })
     }
@@ -545,4 +560,16 @@ pub struct ImportJob {
     pub finished: bool,
     /// Last change.
     pub at: EpochMs,
+}
+
+/// Kind and key of a small row, by which they are ordered and replaced.
+pub(super) fn directory_key(row: &DirectoryRow) -> (u8, u32, u32) {
+    match row {
+        DirectoryRow::Tenant { id, .. } => (1, id.0, 0),
+        DirectoryRow::Operator { id, .. } => (2, id.0, 0),
+        DirectoryRow::Agreement { from, to, .. } => (3, from.0, to.0),
+        DirectoryRow::Profile { id, .. } => (4, u32::from(id.0), 0),
+        DirectoryRow::Tag { tenant, bit, .. } => (5, tenant.0, u32::from(*bit)),
+        DirectoryRow::DeviceKind { code, .. } => (6, u32::from(*code), 0),
+    }
 }
