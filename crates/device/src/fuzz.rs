@@ -4,6 +4,8 @@ use simtide_protocol::ids::EpochMs;
 
 use crate::{Command, Device, Event, Kind, Settings, UserAction};
 
+const COMMANDS_PER_PIECE_MAX: usize = 64;
+
 /// A card that answers with whatever the bytes say, to a device with a display: the device stays within its limits.
 pub fn device_card_answers(data: &[u8]) {
     let mut device = Device::new(Settings::of(Kind::Phone));
@@ -14,10 +16,10 @@ pub fn device_card_answers(data: &[u8]) {
         let (piece, after) = after.split_at(usize::from(*length).min(after.len()));
         rest = after;
         now = now.plus_ms(i64::from(*length) * 100);
-        let mut commands = 0;
-        while let Some(command) = device.next_command() {
-            commands += 1;
-            assert!(commands < 64, "one event leads to few commands");
+        // A card may go on for ever with one and the same answer: it gets its turn with the next piece.
+        for _ in 0..COMMANDS_PER_PIECE_MAX {
+            assert!(device.commands.len() <= 32 + crate::INBOX_MAX, "one event leads to few commands");
+            let Some(command) = device.next_command() else { break };
             answer(&mut device, now, command, piece);
         }
         device.handle(now, Event::Deadline);
