@@ -1,4 +1,5 @@
 //! The secure element.
 
+pub mod ota;
 pub mod secure_channel;
 pub mod toolkit;

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// ETSI TS 102 225, 5.1.4: CNTR, 40 bits. [`Counter::MAX`] blocks the key set for good.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Counter(u64);
@@ -52,6 +55,20 @@ impl Counter {
 impl From<[u8; 5]> for Counter {
     fn from([a, b, c, d, e]: [u8; 5]) -> Self {
         Self(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
+    }
+}
+
+/// As a number.
+impl Serialize for Counter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Counter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = u64::deserialize(deserializer)?;
+        Self::new(value).ok_or_else(|| D::Error::custom("a replay counter has 40 bits at most"))
     }
 }
 

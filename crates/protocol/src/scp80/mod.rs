@@ -29,8 +29,8 @@ pub use counter::Counter;
 pub use keys::{CipherAlgorithm, CmacLength, Crc, Key, KeyError, KeySet, Kic, Kid, MacAlgorithm};
 pub use receive::{Accepted, Holdings, Refused, StoredKeySet, receive};
 pub use response::{
-    PaddingOctets, RESPONSE_UDH, Response, ResponseHeader, ResponseStatus, open_response, response_tar,
-    seal_response,
+    PaddingOctets, RESPONSE_UDH, Response, ResponseHeader, ResponseStatus, open_response, response_capacity,
+    response_tar, seal_response,
 };
 pub use spi::{CounterMode, Integrity, PorRequest, Spi};
 

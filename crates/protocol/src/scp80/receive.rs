@@ -72,8 +72,12 @@ pub fn receive(packet: &[u8], card: &impl Holdings) -> Result<Result<Accepted, R
     let Some(key_index) = key_index(&security) else {
         return Ok(Err(refused(ResponseStatus::SecurityError)));
     };
-    let Some(stored) = card.key_set(key_index) else {
-        return Ok(Err(refused(ResponseStatus::SecurityError)));
+    let no_keys = KeySet::new(None, None);
+    let stored = match card.key_set(key_index) {
+        Some(stored) => stored,
+        // Nothing is checked that a key set would be needed for: the index means nothing.
+        None if is_unprotected(security.spi) => StoredKeySet { keys: &no_keys, counter: Counter::ZERO },
+        None => return Ok(Err(refused(ResponseStatus::SecurityError))),
     };
     let Opened { header, data } = match open(packet, stored.keys) {
         Ok(opened) => opened,
@@ -101,6 +105,11 @@ fn key_index(security: &Security) -> Option<u8> {
         (false, true) => Some(security.kid.index()),
         (_, false) => Some(security.kic.index()),
     }
+}
+
+fn is_unprotected(spi: Spi) -> bool {
+    let checks_counter = matches!(spi.counter_mode(), CounterMode::Higher | CounterMode::ExactlyOneHigher);
+    !spi.ciphered() && spi.integrity() != Integrity::CryptographicChecksum && !checks_counter
 }
 
 fn status_of(error: &OpenError) -> ResponseStatus {

@@ -181,6 +181,16 @@ pub fn seal_response(
     Ok(packet)
 }
 
+/// How many bytes of data a response packet of at most `packet_size` bytes can carry, protected as `security` asks for
+/// it. Without the keys for that it is counted as one in the clear.
+pub fn response_capacity(packet_size: usize, security: &Security, keys: &KeySet) -> usize {
+    let check = Check::new(security.spi.por_integrity(), security.kid, keys).map_or(0, |check| check.size());
+    let body = packet_size.saturating_sub(CLEAR_SIZE);
+    let cipher = keys.cipher(security.kic).ok().filter(|_| security.spi.por_ciphered());
+    let body = cipher.map_or(body, |(algorithm, _)| body - body % algorithm.block_size());
+    body.saturating_sub(COUNTER_AND_PCNTR_SIZE + 1 + check)
+}
+
 /// Opens a response packet, from RPL on, to a command that was sealed with `security` (ETSI TS 102 225, 5.2).
 ///
 /// Where the command asked for a protected response and the card answered in the clear, as cards do on errors, the

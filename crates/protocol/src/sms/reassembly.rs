@@ -80,7 +80,7 @@ struct Part {
 
 impl Limits {
     /// What a card can afford.
-    pub const CARD: Limits = Limits { open_max: 4, size_max: 2048, timeout_ms: 24 * 3_600_000 };
+    pub const CARD: Limits = Limits { open_max: 4, size_max: 4096, timeout_ms: 24 * 3_600_000 };
     /// What a platform keeps per subscriber.
     pub const PLATFORM: Limits = Limits { open_max: 4, size_max: 8192, timeout_ms: 24 * 3_600_000 };
 }
