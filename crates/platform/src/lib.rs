@@ -5,3 +5,5 @@ pub mod campaign;
 pub mod card;
 pub mod delivery;
 pub mod flow;
+pub mod forecast;
+pub mod trace;
