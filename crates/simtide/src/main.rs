@@ -6,6 +6,7 @@
 mod logging;
 mod packet;
 mod serve;
+mod smsc;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Role {
     Serve(serve::Args),
     /// Seal and open SCP80 packets by hand
     Packet(packet::Args),
+    /// Run a short-message service centre for simulations: SMPP to platforms, an air interface to devices
+    Smsc(smsc::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,5 +57,6 @@ fn run(role: Role) -> Outcome {
     match role {
         Role::Serve(args) => serve::run(args),
         Role::Packet(args) => packet::run(args),
+        Role::Smsc(args) => smsc::run(args),
     }
 }

@@ -1,3 +1,4 @@
 //! The world around the platform.
 pub mod reader;
+pub mod smsc;
 pub mod vendor;

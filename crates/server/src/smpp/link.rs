@@ -20,6 +20,8 @@ use super::pace::Pace;
 use super::receipt::Matcher;
 
 mod incoming;
+#[cfg(test)]
+mod tests;
 
 /// What happened.
 #[derive(Debug)]
@@ -272,20 +274,23 @@ impl Machine {
         let mut allowed = self.pace.allowed(now);
         let mut sent = 0;
         self.turn = self.turn.wrapping_add(1);
-        for k in 0..self.binds.len() {
-            let i = (self.turn + k) % self.binds.len();
-            while allowed > 0 && self.binds[i].can_send() && self.binds[i].window.len() < window {
-                let held = self.binds[i].held.pop_front();
-                let Some(next) = held.or_else(|| self.again.pop_front()).or_else(|| self.queue.pop_front())
-                else {
-                    break;
-                };
-                self.binds[i].submit(now, next);
-                self.pending -= 1;
-                allowed -= 1;
-                sent += 1;
+        for begun_only in [true, false] {
+            for k in 0..self.binds.len() {
+                let i = (self.turn + k) % self.binds.len();
+                while allowed > 0 && self.binds[i].can_send() && self.binds[i].window.len() < window {
+                    let next = match self.binds[i].held.pop_front() {
+                        None if begun_only => break,
+                        None => self.again.pop_front().or_else(|| self.queue.pop_front()),
+                        held => held,
+                    };
+                    let Some(next) = next else { break };
+                    self.binds[i].submit(now, next);
+                    allowed -= 1;
+                    sent += 1;
+                }
             }
         }
+        self.pending -= sent;
         self.figures.submitted += sent as u64;
         self.pace.sent(now, sent);
     }
@@ -346,7 +351,6 @@ impl Machine {
 
     /// A connection is gone.
     pub(super) fn lost(&mut self, now: Duration, i: usize) {
-        let was_bound = self.binds[i].state == State::Bound;
         if self.stopping.is_none() {
             self.figures.faults += 1;
         }
@@ -362,7 +366,7 @@ impl Machine {
         }
         // Next parts of messages whose earlier parts were accepted: any bind will do.
         self.again.extend(held);
-        if was_bound && self.up && !self.binds.iter().any(Bind::can_send) {
+        if self.up && !self.binds.iter().any(Bind::can_send) {
             self.up = false;
             self.report(LinkEvent::Down);
         }

@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(
             hex::encode(out),
             concat!(
-                "0000004b00000004", // command_length, submit_sm
+                "0000004c00000004", // command_length, submit_sm
                 "0000000000000003", // status, sequence
                 "00",               // service_type
                 "0000313233343500", // source
@@ -378,12 +378,10 @@ mod tests {
                 "407f00", // esm_class, protocol_id, priority
                 "00",     // schedule
                 "3030303030313032303330343030305200",
-                "0100f600",         // registered_delivery, replace, data_coding, default id
-                "04027000aa",       // short_message
-                "0204000212340000", // user_message_reference
+                "0100f600",     // registered_delivery, replace, data_coding, default id
+                "04027000aa",   // short_message
+                "020400021234", // user_message_reference
             )
-            .strip_suffix("0000")
-            .unwrap()
         );
     }
 
