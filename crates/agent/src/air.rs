@@ -9,6 +9,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, BufWrit
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use crate::network::NetworkEvent;
+
 /// Most bytes of a line.
 pub const LINE_BYTES_MAX: usize = 4096;
 
@@ -114,17 +116,6 @@ impl ToNetwork {
     }
 }
 
-/// What happens on the line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AirEvent {
-    /// The line stands: whoever is attached has to say so again.
-    Connected,
-    /// The line broke: what was submitted has no known outcome.
-    Lost,
-    /// The network says something.
-    Message(FromNetwork),
-}
-
 /// A line to the network that connects itself again whenever it breaks. Ends when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct AirLine {
@@ -133,28 +124,28 @@ pub struct AirLine {
 
 impl AirLine {
     /// Starts to connect to an SMSC; `tell` is called from the line's task. Has to be called within a runtime.
-    pub fn start(address: String, tell: impl Fn(AirEvent) + Send + Sync + 'static) -> Self {
+    pub fn start(address: String, tell: impl Fn(NetworkEvent) + Send + Sync + 'static) -> Self {
         let (outgoing, inbox) = mpsc::unbounded_channel();
         tokio::spawn(keep(address, inbox, tell));
         Self { outgoing }
     }
 
     /// Queues a line. Each device has at most one attach, one submission and its reports of received messages
-    /// waiting, which bounds the queue. While the line is down nothing is kept: see [`AirEvent::Connected`].
+    /// waiting, which bounds the queue. While the line is down nothing is kept: see [`NetworkEvent::Up`].
     pub fn say(&self, line: ToNetwork) {
         let _ = self.outgoing.send(line);
     }
 }
 
-async fn keep(address: String, mut inbox: mpsc::UnboundedReceiver<ToNetwork>, tell: impl Fn(AirEvent)) {
+async fn keep(address: String, mut inbox: mpsc::UnboundedReceiver<ToNetwork>, tell: impl Fn(NetworkEvent)) {
     let mut wait_ms = RECONNECT_MS_MIN;
     loop {
         match TcpStream::connect(&address).await {
             Ok(stream) => {
                 wait_ms = RECONNECT_MS_MIN;
-                tell(AirEvent::Connected);
+                tell(NetworkEvent::Up);
                 let ended = talk(stream, &mut inbox, &tell).await;
-                tell(AirEvent::Lost);
+                tell(NetworkEvent::Down);
                 if ended {
                     return;
                 }
@@ -178,7 +169,7 @@ async fn keep(address: String, mut inbox: mpsc::UnboundedReceiver<ToNetwork>, te
 async fn talk(
     mut stream: TcpStream,
     inbox: &mut mpsc::UnboundedReceiver<ToNetwork>,
-    tell: &impl Fn(AirEvent),
+    tell: &impl Fn(NetworkEvent),
 ) -> bool {
     let _ = stream.set_nodelay(true);
     let (reader, writer) = stream.split();
@@ -194,7 +185,7 @@ async fn talk(
                 _ => return,
             }
             match serde_json::from_slice(&line) {
-                Ok(message) => tell(AirEvent::Message(message)),
+                Ok(message) => hear(message, tell),
                 Err(error) => tracing::warn!(%error, "the SMSC sent a line that cannot be read"),
             }
         }
@@ -218,6 +209,21 @@ async fn talk(
     tokio::select! {
         () = listen => false,
         ended = speak => ended,
+    }
+}
+
+/// Hands on what the network said.
+fn hear(message: FromNetwork, tell: &impl Fn(NetworkEvent)) {
+    match message {
+        FromNetwork::Attached { imsi } => tell(NetworkEvent::Attached { imsi }),
+        FromNetwork::Deliver { imsi, id, sc, tpdu } => match hex::decode(&tpdu) {
+            Ok(tpdu) => tell(NetworkEvent::Deliver { imsi, id, service_center: sc, tpdu }),
+            Err(error) => tracing::warn!(%error, "the SMSC sent a message that is not in hex"),
+        },
+        FromNetwork::Submitted { imsi, reference, ok } => {
+            tell(NetworkEvent::Submitted { imsi, reference, accepted: ok });
+        }
+        FromNetwork::Error { reason } => tracing::warn!(%reason, "the SMSC refused a line"),
     }
 }
 
@@ -264,7 +270,7 @@ mod tests {
         });
         for _ in 0..2 {
             let (stream, _) = listener.accept().await.unwrap();
-            assert_eq!(heard.recv().await, Some(AirEvent::Connected));
+            assert_eq!(heard.recv().await, Some(NetworkEvent::Up));
             line.say(ToNetwork::Detach { imsi: imsi() });
             let mut stream = BufReader::new(stream);
             let mut text = String::new();
@@ -272,10 +278,9 @@ mod tests {
             assert_eq!(text, "{\"type\":\"detach\",\"imsi\":\"001010000000001\"}\n");
             let answer = b"nonsense\n{\"type\":\"attached\",\"imsi\":\"001010000000001\"}\n";
             stream.get_mut().write_all(answer).await.unwrap();
-            let attached = AirEvent::Message(FromNetwork::Attached { imsi: imsi() });
-            assert_eq!(heard.recv().await, Some(attached));
+            assert_eq!(heard.recv().await, Some(NetworkEvent::Attached { imsi: imsi() }));
             drop(stream);
-            assert_eq!(heard.recv().await, Some(AirEvent::Lost));
+            assert_eq!(heard.recv().await, Some(NetworkEvent::Down));
         }
     }
 }

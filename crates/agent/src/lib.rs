@@ -3,6 +3,10 @@
 pub mod air;
 pub mod channel;
 pub mod clock;
+pub mod host;
 pub mod links;
+pub mod network;
 pub mod port;
+pub mod runner;
+pub mod smpp;
 pub mod vpcd;

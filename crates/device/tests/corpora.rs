@@ -1,5 +1,5 @@
 //! Replays the recorded inputs of the fuzz targets, and some random ones.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use proptest::prelude::*;
 use simtide_device::fuzz;

@@ -1,0 +1,134 @@
+//! One device on one card port: the loop that carries events to the machine and its commands to the world.
+//!
+//! Priorities when several things are ready: 1 the end, 2 the card's answer, 3 connections, network and person in the
+//! order in which they spoke, 4 the deadline. While the card thinks, everything else is handled as it comes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use simtide_device::{Device, Event};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::host::{Host, Shown, Surroundings};
+use crate::network::{Line, NetworkEvent};
+use crate::port::CardPort;
+use crate::port::thread::{PortThread, Request};
+
+/// What comes to a device from outside of its card.
+#[derive(Debug)]
+pub enum Inbound {
+    /// From a connection or a person.
+    Device(Event),
+    /// From the network.
+    Network(NetworkEvent),
+}
+
+/// What a device runs with.
+#[derive(Debug)]
+pub struct Runner {
+    /// The machine, switched off.
+    pub device: Device,
+    /// The line to the network; its events have to arrive at `inbox`.
+    pub line: Line,
+    /// Time.
+    pub clock: Clock,
+    /// What the radio adds to connections.
+    pub latency: Duration,
+    /// Where events from outside arrive.
+    pub inbox: mpsc::UnboundedReceiver<Inbound>,
+    /// The other end of `inbox`, for connections.
+    pub outside: mpsc::UnboundedSender<Inbound>,
+    /// Where what is shown goes.
+    pub display: mpsc::UnboundedSender<Shown>,
+    /// An address that stands for every other one, where one is given: a way to a platform elsewhere.
+    pub route: Option<SocketAddr>,
+}
+
+struct Around<'a> {
+    line: &'a Line,
+    latency: Duration,
+    outside: &'a mpsc::UnboundedSender<Inbound>,
+    display: &'a mpsc::UnboundedSender<Shown>,
+    route: Option<SocketAddr>,
+}
+
+impl Surroundings for Around<'_> {
+    fn teller(&self) -> impl Fn(Event) + Send + Sync + 'static {
+        let outside = self.outside.clone();
+        move |event| {
+            // A device that has ended hears nothing.
+            let _ = outside.send(Inbound::Device(event));
+        }
+    }
+
+    fn line(&self) -> &Line {
+        self.line
+    }
+
+    fn latency(&self) -> Duration {
+        self.latency
+    }
+
+    fn route(&self, remote: SocketAddr) -> SocketAddr {
+        self.route.unwrap_or(remote)
+    }
+
+    fn show(&self, shown: Shown) {
+        let _ = self.display.send(shown);
+    }
+}
+
+impl Runner {
+    /// Switches the device on and runs it until `stop` comes.
+    pub async fn run(self, port: Box<dyn CardPort>, mut stop: oneshot::Receiver<()>) -> std::io::Result<()> {
+        let Self { device, line, clock, latency, mut inbox, outside, display, route } = self;
+        let around = Around { line: &line, latency, outside: &outside, display: &display, route };
+        let mut card = PortThread::start(port)?;
+        let mut host = Host::new(device);
+        // Whether an answer is awaited, and whether to a reset.
+        let mut asked = None;
+        host.handle(clock.now(), Event::PowerOn);
+        loop {
+            if asked.is_none()
+                && let Some(request) = host.next_request(clock.now(), &around)
+            {
+                asked = Some(matches!(request, Request::Reset));
+                card.ask(request);
+            }
+            let wait =
+                host.device().next_deadline().map(|deadline| clock.real(deadline.ms_since(clock.now())));
+            tokio::select! {
+                biased;
+                _ = &mut stop => break,
+                answer = card.answer(), if asked.is_some() => {
+                    let event = answered(answer, asked.take() == Some(true));
+                    host.handle(clock.now(), event);
+                }
+                inbound = inbox.recv() => match inbound {
+                    Some(Inbound::Device(event)) => host.handle(clock.now(), event),
+                    Some(Inbound::Network(event)) => host.network(clock.now(), &line, event),
+                    None => break,
+                },
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
+                    host.handle(clock.now(), Event::Deadline);
+                }
+            }
+        }
+        host.handle(clock.now(), Event::PowerOff);
+        while let Some(Request::Reset | Request::Transmit(_)) = host.next_request(clock.now(), &around) {}
+        Ok(())
+    }
+}
+
+/// A port's answer as an event.
+fn answered(answer: Result<Vec<u8>, crate::port::PortError>, to_reset: bool) -> Event {
+    match answer {
+        Ok(atr) if to_reset => Event::CardReset(atr),
+        Ok(response) => Event::CardAnswer(response),
+        Err(error) => {
+            tracing::warn!(%error, "the card does not answer");
+            Event::CardLost
+        }
+    }
+}
