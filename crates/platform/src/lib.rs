@@ -3,7 +3,9 @@
 pub mod audience;
 pub mod campaign;
 pub mod card;
+pub mod content;
 pub mod delivery;
 pub mod flow;
 pub mod forecast;
+pub mod poll;
 pub mod trace;
