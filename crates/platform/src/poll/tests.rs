@@ -117,7 +117,7 @@ struct Card {
     /// Writing this byte fails.
     fails_at: Option<u8>,
     commands: usize,
-    /// The power goes before this command of all.
+    /// The power goes after so many commands of all, before anything is answered.
     dies_at: Option<usize>,
 }
 
@@ -128,17 +128,17 @@ impl Card {
         let mut answer = ResponseWriter::new(items.form());
         for item in items {
             let Ok(Item::Command(command)) = item else { panic!("{item:?}") };
-            self.commands += 1;
-            if self.dies_at.is_some_and(|at| self.commands > at) {
+            if self.dies_at.is_some_and(|at| self.commands >= at) {
                 return None;
             }
+            self.commands += 1;
             let response = self.command(&Apdu::parse(command).unwrap());
             answer.response(&response);
             if !response.status.is_success() {
                 break;
             }
         }
-        Some(answer.finish())
+        self.dies_at.is_none_or(|at| self.commands < at).then(|| answer.finish())
     }
 
     fn command(&mut self, command: &Apdu<'_>) -> Answer {
