@@ -2,6 +2,7 @@
 
 pub mod apdu;
 pub mod card_file;
+pub mod fuzz;
 pub mod ids;
 pub mod poll_date;
 pub mod profile;
