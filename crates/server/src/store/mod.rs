@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod model;
 pub mod rules;
+pub mod sqlite;
 pub mod types;
 
 use std::future::Future;
@@ -102,8 +103,8 @@ pub struct ExceptionQuery {
     pub status: ExceptionStatus,
     /// Only rows with `retry_at` up to this time; `None`: all of the status.
     pub due: Option<EpochMs>,
-    /// Only cards after this one.
-    pub after: Option<CardId>,
+    /// Only rows after this (`retry_at`, card); a row without `retry_at` has the key [`NEVER_MS`].
+    pub after: Option<Position>,
     /// At most so many, 1..=[`PAGE_ROWS_MAX`].
     pub rows_max: usize,
 }
@@ -139,7 +140,7 @@ pub trait Store: Send + Sync {
     fn card_counts(&self) -> Answer<'_, Vec<(Bucket, OperatorId, u64)>>;
     /// How many cards are expected per slot of `slot_ms` from `from` on, `slots` of them, over all buckets.
     fn polls_due(&self, from: EpochMs, slot_ms: u64, slots: usize) -> Answer<'_, Vec<u64>>;
-    /// Exceptions of a campaign in a bucket, in the order of the cards.
+    /// Exceptions of a campaign in a bucket, by rising `retry_at` and card.
     fn exceptions(&self, query: ExceptionQuery) -> Answer<'_, Page<Exception>>;
     /// Open packets of a card, oldest counter first.
     fn open_packets(&self, card: CardId) -> Answer<'_, Vec<Packet>>;

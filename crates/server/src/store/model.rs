@@ -162,14 +162,17 @@ impl Store for ModelStore {
             return now(Err(error));
         }
         let state = self.state();
+        let place = |row: &Exception| (row.retry_at.map_or(NEVER_MS, |at| at.0), row.card);
         let rows = state.exceptions.values().filter(|row| {
             self.layout.bucket(row.card) == query.bucket
                 && row.campaign == query.campaign
                 && row.status == query.status
                 && query.due.is_none_or(|due| row.retry_at.is_some_and(|at| at <= due))
-                && Some(row.card) > query.after
+                && query.after.is_none_or(|after| place(row) > (after.key.0, after.card))
         });
-        now(Ok(cut(rows.cloned().collect(), query.rows_max)))
+        let mut rows: Vec<Exception> = rows.cloned().collect();
+        rows.sort_by_key(place);
+        now(Ok(cut(rows, query.rows_max)))
     }
 
     fn open_packets(&self, card: CardId) -> Answer<'_, Vec<Packet>> {

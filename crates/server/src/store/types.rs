@@ -160,8 +160,8 @@ impl Order {
     }
 }
 
-/// How "never seen" orders and is stored: before every date.
-pub const NEVER_MS: i64 = i64::MIN;
+/// How "never seen" and "not by itself" order and are stored: before every date.
+pub const NEVER_MS: i64 = -1;
 
 /// A place in an order: candidates strictly below it follow (lower key, or the same key and a higher card id).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
