@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use simtide_platform::flow::{FlowError, FlowSettings, Policy};
+
 use crate::clock::Clock;
+use crate::smpp::LinkConfig;
 
 /// Everything that `simtide serve` can be told.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where data lives.
@@ -22,8 +25,6 @@ pub struct Config {
     pub smpp: Smpp,
     /// Flow control.
     pub flow: Flow,
-    /// Defaults of campaigns.
-    pub campaign: Campaign,
     /// The REST API.
     pub api: Api,
     /// Campaign time.
@@ -110,64 +111,53 @@ pub struct Trigger {
     pub validity_s: u32,
 }
 
-/// `[smpp]`: links to SMSCs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `[smpp]`: links to SMSCs, and where our messages come from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Smpp {
-    /// Longest wait between two attempts to connect.
-    pub reconnect_max_s: u64,
-    /// One per bind.
-    pub links: Vec<SmppLink>,
-}
-
-/// One `[[smpp.links]]`: one bind to one SMSC.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SmppLink {
-    /// Name in logs and metrics.
-    pub name: String,
-    /// host:port.
-    pub address: String,
-    /// Who binds.
-    pub system_id: String,
-    /// The password; never logged.
-    pub password: String,
-    /// System type, as the SMSC wants it.
-    pub system_type: String,
-    /// Address that the messages come from and that cards answer to.
+    /// Address that messages come from and that cards answer to.
     pub source_address: String,
-    /// Unanswered submits at any time.
-    pub window: u32,
-    /// Messages per second; adapted downwards when the SMSC throttles.
-    pub rate_max_per_s: u32,
-    /// TLS towards the SMSC.
-    pub tls: bool,
+    /// Its type of number.
+    pub source_ton: u8,
+    /// Its numbering plan.
+    pub source_npi: u8,
+    /// registered_delivery: 1 final receipts, 17 also "stored".
+    pub registered_delivery: u8,
+    /// One per account at an SMSC; the links share the messages.
+    #[serde(skip_serializing)]
+    pub links: Vec<LinkConfig>,
 }
 
-/// `[flow]`: how much a campaign may ask of the card port.
+/// `[flow]`: how much campaigns may ask of the card port.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Flow {
     /// Part of `sessions_max` that is planned for.
     pub plan_margin: f64,
-    /// Campaign seconds between two decisions.
-    pub tick_s: u32,
-    /// Most triggers of one batch.
-    pub batch_max: u32,
-    /// What a session takes until it has been measured.
-    pub session_s: u32,
+    /// Campaign milliseconds between two decisions.
+    pub tick_ms: u32,
+    /// What a session takes until it has been measured, in campaign time.
+    pub session_initial_ms: u32,
+    /// What a trigger takes to bring its session, until it has been measured, in campaign time.
+    pub response_initial_ms: u32,
+    /// When a refused card comes again, on average, in campaign time.
+    pub retry_ms: u32,
+    /// With feedback or without.
+    pub policy: Policy,
 }
 
-/// `[campaign]`: defaults of campaigns that do not say otherwise.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Campaign {
-    /// Retries closer than this to the card's own poll are left to the poll.
-    pub poll_is_near_s: u32,
-    /// Triggers per card at most.
-    pub attempts: u8,
-    /// Wait before the second trigger of a card.
-    pub backoff_s: u32,
+impl Flow {
+    /// The settings of the controller of a port with so many sessions.
+    pub fn settings(&self, sessions_max: u32) -> FlowSettings {
+        FlowSettings {
+            sessions_max,
+            plan_margin: self.plan_margin,
+            session_initial_ms: self.session_initial_ms,
+            response_initial_ms: self.response_initial_ms,
+            retry_ms: self.retry_ms,
+            policy: self.policy,
+        }
+    }
 }
 
 /// `[api]`: the REST interface.
@@ -222,6 +212,12 @@ pub enum ConfigError {
     /// Not TOML, an unknown key, or a value of the wrong type.
     #[error("the configuration is not understood: {0}simtide.toml shows every key with its default")]
     Syntax(#[from] toml::de::Error),
+    /// A setting of the flow controller outside its range.
+    #[error("flow: {0}")]
+    Flow(#[from] FlowError),
+    /// A setting of an SMPP link outside its range.
+    #[error(transparent)]
+    Link(#[from] crate::smpp::ConfigError),
     /// A value outside its range.
     #[error("{key} must be {rule}; see simtide.toml")]
     Range {
@@ -248,7 +244,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let rules: [(bool, &'static str, &'static str); 13] = [
+        let rules: [(bool, &'static str, &'static str); 12] = [
             (self.data.buckets.is_power_of_two(), "data.buckets", "a power of two from 1 to 32768"),
             (
                 (1..=1_000_000).contains(&self.card_port.sessions_max),
@@ -270,16 +266,7 @@ impl Config {
                 "1024 to 16777216",
             ),
             (self.trigger.spi().is_some(), "trigger.spi", "4 hex digits"),
-            (
-                self.flow.plan_margin > 0.0 && self.flow.plan_margin <= 1.0,
-                "flow.plan_margin",
-                "above 0 and at most 1",
-            ),
-            (
-                self.flow.tick_s > 0 && self.flow.session_s > 0 && self.flow.batch_max > 0,
-                "flow.tick_s, session_s and batch_max",
-                "at least 1",
-            ),
+            (self.flow.tick_ms > 0, "flow.tick_ms", "at least 1"),
             (self.clock.rate.is_finite() && self.clock.rate > 0.0, "clock.rate", "a number above 0"),
             (
                 self.api.tls_certificate.as_os_str().is_empty() == self.api.tls_key.as_os_str().is_empty(),
@@ -287,6 +274,10 @@ impl Config {
                 "given both or not at all",
             ),
         ];
+        for link in &self.smpp.links {
+            link.check()?;
+        }
+        self.flow.settings(self.card_port.sessions_max).check()?;
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             Some((_, key, rule)) => Err(ConfigError::Range { key, rule }),
             None => Ok(()),
@@ -321,16 +312,6 @@ impl Shutdown {
     /// How long sessions under way may take to end.
     pub fn limit(&self) -> Duration {
         Duration::from_secs(self.limit_s)
-    }
-}
-
-impl std::fmt::Debug for SmppLink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SmppLink")
-            .field("name", &self.name)
-            .field("address", &self.address)
-            .field("system_id", &self.system_id)
-            .finish_non_exhaustive()
     }
 }
 
@@ -374,35 +355,21 @@ impl Default for Trigger {
 
 impl Default for Smpp {
     fn default() -> Self {
-        Smpp { reconnect_max_s: 60, links: Vec::new() }
-    }
-}
-
-impl Default for SmppLink {
-    fn default() -> Self {
-        SmppLink {
-            name: "smsc-1".into(),
-            address: "127.0.0.1:2775".into(),
-            system_id: "simtide".into(),
-            password: "secret".into(),
-            system_type: String::new(),
+        Smpp {
             source_address: "1234".into(),
-            window: 100,
-            rate_max_per_s: 100,
-            tls: false,
+            source_ton: 0,
+            source_npi: 1,
+            registered_delivery: 1,
+            links: Vec::new(),
         }
     }
 }
 
 impl Default for Flow {
     fn default() -> Self {
-        Flow { plan_margin: 0.95, tick_s: 60, batch_max: 1000, session_s: 30 }
-    }
-}
-
-impl Default for Campaign {
-    fn default() -> Self {
-        Campaign { poll_is_near_s: 7200, attempts: 3, backoff_s: 86_400 }
+        let FlowSettings { plan_margin, session_initial_ms, response_initial_ms, retry_ms, policy, .. } =
+            FlowSettings::default();
+        Flow { plan_margin, tick_ms: 60_000, session_initial_ms, response_initial_ms, retry_ms, policy }
     }
 }
 
@@ -439,7 +406,8 @@ mod tests {
 
     #[test]
     fn the_shipped_file_says_the_defaults() {
-        assert_eq!(Config::parse(SHIPPED).unwrap(), Config::default());
+        let shown = |config: Config| format!("{config:?}");
+        assert_eq!(shown(Config::parse(SHIPPED).unwrap()), shown(Config::default()));
     }
 
     #[test]
@@ -450,7 +418,7 @@ mod tests {
 
     #[test]
     fn an_empty_file_is_the_defaults() {
-        assert_eq!(Config::parse("").unwrap(), Config::default());
+        assert_eq!(format!("{:?}", Config::parse("").unwrap()), format!("{:?}", Config::default()));
     }
 
     #[test]
@@ -465,17 +433,28 @@ mod tests {
             "[data]\nbuckets = 3",
             "[flow]\nplan_margin = 1.5",
             "[clock]\nrate = nan",
+            "[flow]\ntick_ms = 0",
             "[trigger]\nspi = \"16\"",
             "[card_port]\nsessions_max = 0",
             "[api]\ntls_key = \"x\"",
         ] {
-            assert!(matches!(Config::parse(text), Err(ConfigError::Range { .. })), "{text}");
+            assert!(
+                matches!(Config::parse(text), Err(ConfigError::Range { .. } | ConfigError::Flow(_))),
+                "{text}"
+            );
         }
     }
 
     #[test]
-    fn passwords_are_not_shown() {
-        let link = SmppLink { password: "canary-password".into(), ..SmppLink::default() };
-        assert!(!format!("{link:?}").contains("canary"));
+    fn the_link_that_is_shown_as_an_example_is_one() {
+        let begin = SHIPPED.find("# [[smpp.links]]").unwrap();
+        let example: String = SHIPPED[begin..]
+            .lines()
+            .take_while(|line| line.starts_with('#'))
+            .map(|line| format!("{}\n", line.trim_start_matches("# ")))
+            .collect();
+        let config = Config::parse(&example).unwrap();
+        assert_eq!(config.smpp.links.len(), 1);
+        assert!(!format!("{config:?}").contains("secret"), "passwords are not shown");
     }
 }

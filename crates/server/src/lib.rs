@@ -4,5 +4,6 @@ pub mod card_port;
 pub mod clock;
 pub mod config;
 pub mod kill_point;
+pub mod shell;
 pub mod smpp;
 pub mod store;

@@ -350,7 +350,7 @@ async fn stopping_lets_a_dialogue_end_and_a_silent_card_go() {
     let mut idle = connect(address, "card-1", KEY).await.unwrap();
     let mut busy = connect(address, "card-2", KEY).await.unwrap();
     assert!(say(&mut busy, FIRST).await.contains("200 OK"));
-    let stopping = tokio::spawn(port.stop(Duration::from_secs(60)));
+    let stopping = tokio::spawn(async move { port.stop(Duration::from_secs(60)).await });
     assert_eq!(idle.read(&mut [0; 10]).await.unwrap_or(0), 0);
     let head = "POST /next HTTP/1.1\r\nX-Admin-Protocol: globalplatform-remote-admin/1.0\r\n\
                 X-Admin-Script-Status: ok\r\nContent-Length: 0\r\n\r\n";

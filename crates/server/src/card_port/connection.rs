@@ -28,7 +28,7 @@ use tokio_openssl::SslStream;
 use super::gate::{Gate, Slot};
 use super::listener::{Counters, Shared};
 use super::{Answer, CardSession, Found, Sessions, tls};
-use crate::config;
+use crate::{config, kill_point};
 
 type Stream = SslStream<Gate<TcpStream>>;
 
@@ -234,7 +234,10 @@ impl<S: Sessions> Connection<S> {
             config::Framing::Length => Framing::ContentLength,
             config::Framing::Chunked => Framing::Chunked,
         };
-        self.stream.write_all(&response.encode(framing)).await
+        kill_point::reached("answer.before");
+        let sent = self.stream.write_all(&response.encode(framing)).await;
+        kill_point::reached("answer.after");
+        sent
     }
 
     /// Counts, tells the decisions, and closes.

@@ -132,7 +132,7 @@ impl CardPort {
     }
 
     /// Accepts nothing more, tells sessions to end after their current answer, and waits for them within `limit`.
-    pub async fn stop(self, limit: Duration) {
+    pub async fn stop(&self, limit: Duration) {
         self.accepting.abort();
         let _ = self.stop.send(true);
         let all_ended = async {

@@ -18,7 +18,7 @@ use simtide_protocol::scp81::{Request, Response};
 use zeroize::Zeroizing;
 
 pub use connection::Ended;
-pub use listener::{CardPort, Counters};
+pub use listener::{CardPort, Counters, StartError};
 
 /// Longest PSK that OpenSSL takes.
 pub const PSK_BYTES_MAX: usize = 64;

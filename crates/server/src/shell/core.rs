@@ -1,0 +1,263 @@
+//! What every loop of the platform shares: store and leases, the small rows, the clock, and how it ends.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use simtide_platform::card::{CardView, Tags};
+use simtide_protocol::ids::{Bucket, CardId, Eid, EpochMs};
+use simtide_protocol::profile::Profile;
+use simtide_protocol::scp80::KeySet;
+use tokio::sync::watch;
+
+use crate::card_port::Psk;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::store::{
+    Batch, Candidate, CardRecord, Committed, Directory, DirectoryRow, Group, Lease, Op, OperatorId,
+    ProfileId, Store, StoreError, TenantId,
+};
+
+/// Opens the sealed keys of cards; the boundary to the vault.
+pub trait Keyring: Send + Sync {
+    /// The key of the card port; `None` where the card has none.
+    fn psk(&self, card: &CardRecord) -> Result<Option<Psk>, KeyringError>;
+    /// As much work as [`Keyring::psk`], for nobody.
+    fn psk_of_nobody(&self) -> Option<Psk>;
+    /// The OTA key sets by their index.
+    fn ota_keys(&self, card: &CardRecord) -> Result<Vec<(u8, KeySet)>, KeyringError>;
+}
+
+/// Why keys cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the keys of the card cannot be opened: {0}")]
+pub struct KeyringError(pub String);
+
+/// What every loop shares.
+pub struct Core {
+    /// The configuration.
+    pub config: Config,
+    /// Campaign time.
+    pub clock: Clock,
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The keys.
+    pub keyring: Box<dyn Keyring>,
+    leases: Leases,
+    /// The id of no card.
+    stranger: Eid,
+    catalogue: RwLock<Arc<Catalogue>>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+/// The EID of no card: its issuer does not exist.
+const NOBODY: &str = "000000000000000000000000000000";
+
+/// The leases of this process.
+struct Leases {
+    platform: Lease,
+    cards: Vec<Lease>,
+}
+
+impl Core {
+    /// Takes every group over and reads the small rows.
+    pub async fn open(
+        config: Config,
+        store: Arc<dyn Store>,
+        keyring: Box<dyn Keyring>,
+        owner: &str,
+    ) -> Result<Core, StoreError> {
+        let platform = store.acquire(Group::Platform, owner).await?;
+        let mut cards = Vec::new();
+        for group in 0..store.groups() {
+            cards.push(store.acquire(Group::Cards(group), owner).await?);
+        }
+        let catalogue = Catalogue::new(&store.directory().await?);
+        Ok(Core {
+            clock: config.clock(),
+            config,
+            store,
+            keyring,
+            leases: Leases { platform, cards },
+            stranger: Eid::with_check_digits(NOBODY).map_err(|_| StoreError::Misuse("id of nobody"))?,
+            catalogue: RwLock::new(Arc::new(catalogue)),
+            fatal: watch::channel(None).0,
+        })
+    }
+
+    /// Campaign time now.
+    pub fn now(&self) -> EpochMs {
+        self.clock.now()
+    }
+
+    /// Bucket of a card.
+    pub fn bucket(&self, card: &CardId) -> Bucket {
+        Bucket::of(card, self.store.buckets())
+    }
+
+    /// Group of a bucket.
+    pub fn group(&self, bucket: Bucket) -> Group {
+        Group::Cards(bucket.0 % self.store.groups())
+    }
+
+    /// Commits operations on rows of one card.
+    pub async fn commit_card(&self, card: &CardId, ops: Vec<Op>) -> Result<Committed, StoreError> {
+        self.commit(self.group(self.bucket(card)), ops).await
+    }
+
+    /// Commits operations of one group. A store that fails or a lease that is lost ends the platform: what is not
+    /// durable must not be acted on.
+    pub async fn commit(&self, group: Group, ops: Vec<Op>) -> Result<Committed, StoreError> {
+        let lease = match group {
+            Group::Platform => self.leases.platform,
+            // Groups of the store are those that were acquired.
+            Group::Cards(group) => {
+                *self.leases.cards.get(usize::from(group)).ok_or(StoreError::Misuse("unknown group"))?
+            }
+        };
+        let committed = self.store.commit(lease, Batch { ops }).await;
+        if let Err(error @ (StoreError::Failed(_) | StoreError::Fenced { .. })) = &committed {
+            self.end(error.to_string());
+        }
+        committed
+    }
+
+    /// What a lookup of a known card costs, for an identity that nobody has: reading a card and opening a record.
+    pub async fn work_of_a_stranger(&self) {
+        let any = CardId::from(self.stranger);
+        let _ = self.store.card(any).await;
+        let _ = self.keyring.psk_of_nobody();
+    }
+
+    /// Profiles, tags, operators and tenants.
+    pub fn catalogue(&self) -> Arc<Catalogue> {
+        self.catalogue.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the small rows again, after an import or a change of profiles.
+    pub async fn refresh_catalogue(&self) -> Result<(), StoreError> {
+        let catalogue = Arc::new(Catalogue::new(&self.store.directory().await?));
+        *self.catalogue.write().unwrap_or_else(PoisonError::into_inner) = catalogue;
+        Ok(())
+    }
+
+    /// Ends the platform for a reason that nobody here can repair.
+    pub fn end(&self, reason: String) {
+        self.fatal.send_if_modified(|known| match known {
+            Some(_) => false,
+            None => {
+                tracing::error!(reason, "the platform ends");
+                *known = Some(reason);
+                true
+            }
+        });
+    }
+
+    /// Waits for [`Core::end`].
+    pub async fn ended(&self) -> String {
+        let mut fatal = self.fatal.subscribe();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender lives as long as self.
+            Err(_) => String::new(),
+        }
+    }
+}
+
+/// The small rows, by key and by name.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    profiles: HashMap<ProfileId, Arc<Profile>>,
+    tags: HashMap<TenantId, Vec<String>>,
+    operators: Vec<(OperatorId, TenantId, String)>,
+    device_kinds: HashMap<u8, String>,
+}
+
+impl Catalogue {
+    fn new(directory: &Directory) -> Catalogue {
+        let mut catalogue = Catalogue::default();
+        for row in &directory.rows {
+            match row {
+                DirectoryRow::Profile { id, name, text } => match Profile::parse(text) {
+                    Ok(profile) => {
+                        catalogue.profiles.insert(*id, Arc::new(profile));
+                    }
+                    Err(error) => {
+                        tracing::error!(profile = name, %error, "a stored card profile is not readable")
+                    }
+                },
+                DirectoryRow::Tag { tenant, bit, name } => {
+                    let names = catalogue.tags.entry(*tenant).or_default();
+                    let bit = usize::from(*bit);
+                    if names.len() <= bit {
+                        names.resize(bit + 1, String::new());
+                    }
+                    names[bit].clone_from(name);
+                }
+                DirectoryRow::Operator { id, tenant, name } => {
+                    catalogue.operators.push((*id, *tenant, name.clone()));
+                }
+                DirectoryRow::DeviceKind { code, name } => {
+                    catalogue.device_kinds.insert(*code, name.clone());
+                }
+                DirectoryRow::Tenant { .. } | DirectoryRow::Agreement { .. } => {}
+            }
+        }
+        catalogue
+    }
+
+    /// A profile.
+    pub fn profile(&self, id: ProfileId) -> Option<&Arc<Profile>> {
+        self.profiles.get(&id)
+    }
+
+    /// All profiles.
+    pub fn profiles(&self) -> impl Iterator<Item = (ProfileId, &Arc<Profile>)> {
+        self.profiles.iter().map(|(id, profile)| (*id, profile))
+    }
+
+    /// Name of a profile, empty for an unknown one.
+    pub fn profile_name(&self, id: ProfileId) -> &str {
+        self.profiles.get(&id).map_or("", |profile| profile.name.as_str())
+    }
+
+    /// Names of a tenant's tags, by bit.
+    pub fn tags(&self, tenant: TenantId) -> &[String] {
+        self.tags.get(&tenant).map_or(&[], Vec::as_slice)
+    }
+
+    /// The operators of a tenant.
+    pub fn operators(&self, tenant: TenantId) -> impl Iterator<Item = (OperatorId, &str)> {
+        self.operators
+            .iter()
+            .filter(move |(_, of, _)| *of == tenant)
+            .map(|(id, _, name)| (*id, name.as_str()))
+    }
+
+    /// Name of an operator, empty for an unknown one.
+    pub fn operator_name(&self, id: OperatorId) -> &str {
+        self.operators.iter().find(|(known, _, _)| *known == id).map_or("", |(_, _, name)| name.as_str())
+    }
+
+    /// Name of a device kind by its code in rows, empty for an unknown one.
+    pub fn device_kind(&self, code: u8) -> &str {
+        self.device_kinds.get(&code).map_or("", String::as_str)
+    }
+
+    /// What filters and offers see of a candidate.
+    pub fn view<'a>(&'a self, tenant: TenantId, candidate: &Candidate) -> CardView<'a> {
+        let hot = &candidate.hot;
+        CardView {
+            id: candidate.card,
+            operator: hot.operator.0,
+            profile: self.profile_name(hot.profile),
+            kind: self.device_kind(hot.device_kind),
+            tags: Tags { bits: hot.tags, names: self.tags(tenant) },
+            iccid: candidate.card.iccid(),
+            imsi: None,
+            last_update: hot.last_update,
+            next_poll: hot.next_poll,
+            applied: hot.applied,
+            state: hot.state,
+        }
+    }
+}

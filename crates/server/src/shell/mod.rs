@@ -1,0 +1,179 @@
+//! The shell of the platform: the loops that carry out what `simtide_platform` decides.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`core`] | store and leases, small rows, clock, the end |
+//! | [`planning`] | the planner's loop: ticks, pages, triggers |
+//! | [`campaigns`] | rows of campaigns and what users want of them |
+//! | [`sessions`] | a card's session, from its key to the last commit |
+//! | [`sending`], [`sealing`], [`flight`] | packets to the SMSC, and what becomes of them |
+//! | [`proofs`] | messages from phones, matched to open commands |
+//! | [`commands`] | a single command to a single card |
+//! | [`tide`] | expected polls, and the date that a card is given |
+//!
+//! Every effect follows a durable commit, and what came of an effect comes back as an event. A store that fails ends
+//! the platform.
+
+pub mod campaigns;
+pub mod commands;
+pub mod core;
+pub mod flight;
+pub mod planning;
+pub mod proofs;
+pub mod sealing;
+pub mod sending;
+pub mod sessions;
+pub mod tide;
+
+use std::sync::{Arc, Mutex};
+
+use simtide_platform::delivery::Evidence;
+use simtide_protocol::ids::Bucket;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use self::campaigns::Campaigns;
+use self::core::{Core, Keyring};
+use self::flight::Flight;
+use self::planning::{Planning, Results, Trace, WISHES_MAX};
+use self::proofs::{Answers, INCOMING_MAX};
+use self::sending::{Outbox, Outgoing};
+use self::sessions::{Inner, Sessions};
+use self::tide::Tide;
+use crate::card_port::CardPort;
+use crate::config::Config;
+use crate::store::{PAGE_ROWS_MAX, PacketState, Store, StoreError};
+
+/// A running platform.
+pub struct Platform {
+    /// Shared by all loops.
+    pub core: Arc<Core>,
+    /// Campaigns.
+    pub campaigns: Arc<Campaigns>,
+    /// Packets under way.
+    pub flight: Arc<Flight>,
+    /// Where packets are sent.
+    pub outbox: Outbox,
+    /// Expected polls.
+    pub tide: Arc<Tide>,
+    /// Latest answers of cards to commands.
+    pub answers: Arc<Answers>,
+    /// Where cards connect.
+    pub port: Arc<CardPort>,
+    stop: watch::Sender<bool>,
+    planning: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Why a platform did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The card port.
+    #[error(transparent)]
+    CardPort(#[from] crate::card_port::StartError),
+    /// A link.
+    #[error(transparent)]
+    Link(#[from] crate::smpp::StartError),
+}
+
+impl Platform {
+    /// Takes the store over, goes on where the last process ended, then opens the card port.
+    pub async fn start(
+        config: Config,
+        store: Arc<dyn Store>,
+        keyring: Box<dyn Keyring>,
+        trace: Option<Trace>,
+    ) -> Result<Platform, StartError> {
+        let owner = format!("process {}", std::process::id());
+        let core = Arc::new(Core::open(config, store, keyring, &owner).await?);
+        let flight = Arc::new(Flight::default());
+        let tide = Arc::new(Tide::open(&*core.store, core.now()).await?);
+        let (wish, wishes) = mpsc::channel(WISHES_MAX);
+        let campaigns = Arc::new(Campaigns::open(core.clone(), wish).await?);
+        let (arrive, incoming) = mpsc::channel(INCOMING_MAX);
+        let outbox = Outbox::start(core.clone(), flight.clone(), arrive)?;
+        let answers = Arc::new(Answers::default());
+        tokio::spawn(proofs::listen(core.clone(), flight.clone(), answers.clone(), incoming));
+        recover(&core, &flight, &outbox).await?;
+        let results = Arc::new(Results::default());
+        let sessions = Sessions::new(Inner {
+            core: core.clone(),
+            campaigns: campaigns.clone(),
+            flight: flight.clone(),
+            tide: tide.clone(),
+            results: results.clone(),
+            open: Mutex::default(),
+        });
+        let port = Arc::new(CardPort::start(core.config.card_port.clone(), sessions).await?);
+        let (stop, stopped) = watch::channel(false);
+        let planning = Planning {
+            core: core.clone(),
+            campaigns: campaigns.clone(),
+            flight: flight.clone(),
+            outbox: outbox.clone(),
+            tide: tide.clone(),
+            results,
+            port: port.clone(),
+            trace,
+        };
+        let planning = Mutex::new(Some(tokio::spawn(planning.run(wishes, stopped))));
+        campaigns.restore().await;
+        Ok(Platform { core, campaigns, flight, outbox, tide, answers, port, stop, planning })
+    }
+
+    /// Cards or profiles have been added: looks at everything anew.
+    pub async fn cards_added(&self) -> Result<(), StoreError> {
+        self.core.refresh_catalogue().await?;
+        self.tide.refresh(&*self.core.store, self.core.now()).await?;
+        self.campaigns.audience_grew().await;
+        Ok(())
+    }
+
+    /// Stops triggers, lets sessions end within the limit of the configuration, ends the links.
+    pub async fn stop(&self) {
+        let _ = self.stop.send(true);
+        let planning = self.planning.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(planning) = planning {
+            let _ = planning.await;
+        }
+        self.port.stop(self.core.config.shutdown.limit()).await;
+        self.outbox.shutdown();
+    }
+}
+
+/// What was under way when the last process ended: Queued packets leave now, the same bytes; Submitted ones are
+/// unknown; the rest waits on.
+async fn recover(core: &Core, flight: &Flight, outbox: &Outbox) -> Result<(), StoreError> {
+    let mut queued = Vec::new();
+    for bucket in 0..core.store.buckets() {
+        let mut after = None;
+        loop {
+            let page = core.store.packets(Bucket(bucket), None, after, PAGE_ROWS_MAX).await?;
+            after = page.rows.last().map(|packet| packet.key).or(after);
+            for packet in page.rows {
+                if packet.state == PacketState::Queued {
+                    queued.push(packet);
+                    continue;
+                }
+                let parts = u8::try_from(packet.message_ids.len()).unwrap_or(u8::MAX);
+                flight.takes_off(&packet, parts);
+                if packet.state == PacketState::Submitted {
+                    outbox.evidence(packet.key, Evidence::LinkLost).await;
+                }
+            }
+            if page.end {
+                break;
+            }
+        }
+    }
+    queued.sort_by_key(|packet| (packet.at, packet.key));
+    let outgoing = queued.into_iter().map(|packet| Outgoing { packet, card: None });
+    let outgoing: Vec<_> = outgoing.collect();
+    if !outgoing.is_empty() {
+        tracing::info!(packets = outgoing.len(), "packets that had not left are sent now");
+        outbox.send(outgoing).await;
+    }
+    Ok(())
+}

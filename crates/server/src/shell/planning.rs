@@ -1,0 +1,387 @@
+//! The planner's loop: ticks, pages and wishes in; pages asked for, triggers committed and sent.
+//!
+//! One loop, with written priorities: first the end of the platform, then what users want, then what the store has
+//! answered, then the tick. Triggers are committed within the loop, so that they leave in the promised order.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use simtide_platform::campaign::{
+    Batch, CampaignState, Candidate, Chosen, Command, Cursor, Event, Input, Lane, Order, Verb,
+};
+use simtide_platform::flow::Load;
+use simtide_platform::trace::Recorder;
+use simtide_protocol::ids::{CardId, EpochMs, Tar};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::campaigns::{Campaigns, Started};
+use super::core::Core;
+use super::flight::Flight;
+use super::sealing;
+use super::sending::{Outbox, Outgoing};
+use super::tide::Tide;
+use crate::card_port::CardPort;
+use crate::store::{
+    self, CandidateQuery, Card, Op, OperatorId, Outcome, Packet, PacketKey, PacketState, Position,
+    StoreError, TriggerCard,
+};
+
+/// Wishes that wait for the planner.
+pub const WISHES_MAX: usize = 256;
+/// Pages that have been read and wait for the planner.
+const PAGES_MAX: usize = 1_024;
+
+/// What a user wants of a campaign, or what an earlier process left.
+#[derive(Debug)]
+pub struct Wish {
+    /// Which.
+    pub campaign: u32,
+    /// What.
+    pub verb: Verb<CardId>,
+}
+
+/// Results of dialogues since the last tick, by campaign: done and failed.
+#[derive(Debug, Default)]
+pub struct Results(Mutex<HashMap<u32, (u32, u32)>>);
+
+impl Results {
+    /// A dialogue has ended for a campaign.
+    pub fn add(&self, campaign: u32, done: bool) {
+        let mut results = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (dones, failures) = results.entry(campaign).or_default();
+        *if done { dones } else { failures } += 1;
+    }
+
+    fn take(&self) -> HashMap<u32, (u32, u32)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the loop works with.
+pub struct Planning {
+    /// Shared.
+    pub core: Arc<Core>,
+    /// Rows of campaigns.
+    pub campaigns: Arc<Campaigns>,
+    /// Packets under way.
+    pub flight: Arc<Flight>,
+    /// Where triggers go.
+    pub outbox: Outbox,
+    /// Expected polls.
+    pub tide: Arc<Tide>,
+    /// Results of dialogues.
+    pub results: Arc<Results>,
+    /// Open sessions and refusals.
+    pub port: Arc<CardPort>,
+    /// Where events are recorded.
+    pub trace: Option<Trace>,
+}
+
+/// Where events are recorded.
+pub type Trace = Box<dyn Write + Send + Sync>;
+
+/// The answer to a page that was asked for.
+type Page = Event<CardId>;
+
+impl Planning {
+    /// Runs until `stop` says so.
+    pub async fn run(mut self, mut wishes: mpsc::Receiver<Wish>, mut stop: watch::Receiver<bool>) {
+        let config = &self.core.config;
+        let (recorder, header) = Recorder::new(config.flow.settings(config.card_port.sessions_max));
+        let mut planner = recorder;
+        record(&mut self.trace, &header);
+        let tick_ms = i64::from(config.flow.tick_ms);
+        let mut ticks = tokio::time::interval(self.core.clock.real(tick_ms).max(TICK_MIN));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (answer, mut answers) = mpsc::channel::<Page>(PAGES_MAX);
+        let mut refused_before = 0;
+        loop {
+            let inputs = tokio::select! {
+                biased;
+                () = stopped(&mut stop) => break,
+                Some(Wish { campaign, verb }) = wishes.recv() => {
+                    vec![Input::Event(Event::Verb { campaign, verb })]
+                }
+                Some(page) = answers.recv() => vec![Input::Event(page)],
+                _ = ticks.tick() => self.tick(tick_ms, &mut refused_before).await,
+            };
+            for input in inputs {
+                if let Err(error) = self.handle(&mut planner, input, &answer).await {
+                    tracing::error!(%error, "the planner could not do what it decided");
+                }
+            }
+        }
+        if let Some(trace) = &mut self.trace {
+            let _ = trace.flush();
+        }
+    }
+
+    /// Results since the last tick, then the tick itself.
+    async fn tick(&mut self, tick_ms: i64, refused_before: &mut u64) -> Vec<Input<CardId>> {
+        self.outbox.expire().await;
+        let now = self.core.now();
+        let refused = self.port.counters().refused.load(std::sync::atomic::Ordering::Relaxed);
+        let fresh = u32::try_from(refused - *refused_before).unwrap_or(u32::MAX);
+        *refused_before = refused;
+        let results = self
+            .results
+            .take()
+            .into_iter()
+            .map(|(campaign, (done, failed))| Input::Event(Event::Results { campaign, done, failed }));
+        let load = Load {
+            open: self.port.open(),
+            polls_due_per_day: self.tide.due_per_day(now, tick_ms),
+            in_flight: self.flight.in_flight(),
+            seen: self.flight.seen(fresh),
+        };
+        results.chain([Input::Tick(load)]).collect()
+    }
+
+    /// One input, and all that follows from it.
+    async fn handle(
+        &mut self,
+        planner: &mut Recorder<CardId>,
+        input: Input<CardId>,
+        answer: &mpsc::Sender<Page>,
+    ) -> Result<(), StoreError> {
+        let mut inputs = std::collections::VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let line = planner.handle(self.core.now(), input);
+            record(&mut self.trace, &line);
+            let mut batches: Vec<Vec<Commanded>> = Vec::new();
+            for command in line.commands {
+                match command {
+                    Command::NextPage { campaign, generation, lane, order, below, rows } => {
+                        self.ask(answer, Asked { campaign, generation, lane, order, below, rows });
+                    }
+                    Command::Trigger { campaign, pass, batch, lane, cards, cursor, validity_s } => {
+                        let commanded = Commanded { campaign, pass, batch, lane, cards, cursor, validity_s };
+                        match batches.last_mut() {
+                            Some(last)
+                                if last[0].batch.number == batch.number && last[0].campaign == campaign =>
+                            {
+                                last.push(commanded);
+                            }
+                            _ => batches.push(vec![commanded]),
+                        }
+                    }
+                    Command::WakeAt(_) => {}
+                    Command::Save { campaign } => {
+                        let saved = planner.planner().saved(campaign);
+                        self.campaigns.keep(campaign, saved, Vec::new()).await?;
+                    }
+                    Command::Paused { campaign, failed, done } => {
+                        tracing::warn!(
+                            campaign,
+                            failed,
+                            done,
+                            "a campaign has paused itself: too many failures"
+                        );
+                        self.campaigns.by_itself(campaign, CampaignState::Paused, None).await?;
+                    }
+                    Command::Finished { campaign, absentees } => {
+                        tracing::info!(campaign, "a campaign has finished");
+                        self.campaigns.by_itself(campaign, CampaignState::Finished, Some(absentees)).await?;
+                    }
+                }
+            }
+            for batch in batches {
+                inputs.extend(self.trigger(batch).await?.into_iter().map(Input::Event));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a page aside and hands it to the loop.
+    fn ask(&self, answer: &mpsc::Sender<Page>, asked: Asked) {
+        let core = self.core.clone();
+        let campaign = self.campaigns.find(asked.campaign);
+        let answer = answer.clone();
+        tokio::spawn(async move {
+            let Some(campaign) = campaign else { return };
+            match read_page(&core, &campaign, &asked).await {
+                Ok(page) => drop(answer.send(page).await),
+                Err(error) => tracing::error!(%error, "candidates of a campaign cannot be read"),
+            }
+        });
+    }
+
+    /// Commits the triggers of a batch lane by lane, then sends all of them in the order of the line.
+    async fn trigger(&mut self, batch: Vec<Commanded>) -> Result<Vec<Event<CardId>>, StoreError> {
+        let Some(first) = batch.first() else { return Ok(Vec::new()) };
+        let (id, left) = (first.campaign, first.batch);
+        let Some(campaign) = self.campaigns.find(id) else { return Ok(Vec::new()) };
+        let mut events = Vec::new();
+        let mut leaving: Vec<(u64, Outgoing)> = Vec::new();
+        for lane in batch {
+            let count = lane.cards.len();
+            let event = |taken: usize| Event::Taken {
+                campaign: id,
+                batch: left.number,
+                lane: lane.lane,
+                taken: taken as u32,
+                passed_over: (count - taken) as u32,
+            };
+            let packets = self.reserve(&campaign, &lane).await?;
+            events.push(event(packets.len()));
+            leaving.extend(packets);
+        }
+        leaving.sort_by_key(|(rank, _)| *rank);
+        let size = leaving.len();
+        tracing::debug!(campaign = id, batch = left.number, size, "triggers leave");
+        self.outbox.send(leaving.into_iter().map(|(_, outgoing)| outgoing).collect()).await;
+        self.campaigns.keep(id, None, vec![Batch { size: size as u32, ..left }]).await?;
+        Ok(events)
+    }
+
+    /// Gives the cards of one lane their counters and moves the cursor, in one commit.
+    async fn reserve(
+        &self,
+        campaign: &Started,
+        lane: &Commanded,
+    ) -> Result<Vec<(u64, Outgoing)>, StoreError> {
+        let now = self.core.now();
+        let deadline = now.plus_s(i64::from(lane.validity_s));
+        let spi = self.core.config.trigger.spi().map_or(0x1600, u16::from_be_bytes);
+        let mut receivers: Vec<(Tar, Vec<Reserving>)> = Vec::new();
+        for chosen in &lane.cards {
+            let Some(card) = self.core.store.card(chosen.card).await? else { continue };
+            let catalogue = self.core.catalogue();
+            let receiver =
+                catalogue.profile(card.hot.profile).and_then(|profile| sealing::trigger_receiver(profile));
+            let Some((tar, key_set)) = receiver else { continue };
+            let reserving = Reserving { rank: chosen.rank, last_update: chosen.last_update, key_set, card };
+            match receivers.iter_mut().find(|(known, _)| *known == tar) {
+                Some((_, cards)) => cards.push(reserving),
+                None => receivers.push((tar, vec![reserving])),
+            }
+        }
+        let operator = OperatorId(lane.lane.operator);
+        let position = Some(Position { key: lane.cursor.key, card: lane.cursor.card });
+        let cursor = store::Cursor { pass: lane.pass, position, exhausted: false };
+        let trigger = |tar, cards: &[Reserving]| store::Trigger {
+            campaign: campaign.id,
+            number: campaign.number,
+            bucket: lane.lane.bucket,
+            cursor: Some((operator, cursor)),
+            cards: cards.iter().map(Reserving::as_asked).collect(),
+            tar,
+            spi,
+            at: now,
+            deadline,
+        };
+        let ops: Vec<Op> =
+            receivers.iter().map(|(tar, cards)| Op::Trigger(Box::new(trigger(*tar, cards)))).collect();
+        let committed = self.core.commit(self.core.group(lane.lane.bucket), ops).await?;
+        let mut packets = Vec::new();
+        for ((tar, cards), outcome) in receivers.into_iter().zip(committed.outcomes) {
+            let Outcome::Triggered(counters) = outcome else { continue };
+            for (reserving, counter) in cards.into_iter().zip(counters) {
+                let Ok(counter) = counter else { continue };
+                let packet = Packet {
+                    key: PacketKey { card: reserving.card.record.id, key_set: reserving.key_set, counter },
+                    origin: store::Origin::Trigger(campaign.id),
+                    tar,
+                    spi,
+                    state: PacketState::Queued,
+                    at: now,
+                    deadline,
+                    message_ids: Vec::new(),
+                    data: Vec::new(),
+                };
+                packets.push((reserving.rank, Outgoing { packet, card: Some(Box::new(reserving.card)) }));
+            }
+        }
+        Ok(packets)
+    }
+}
+
+/// Waits for the end, which is also when nobody is left to say so.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Ticks are at least so far apart in real time, however fast campaign time passes.
+const TICK_MIN: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// A card that is to get a counter.
+struct Reserving {
+    rank: u64,
+    last_update: Option<EpochMs>,
+    key_set: u8,
+    card: Card,
+}
+
+impl Reserving {
+    fn as_asked(&self) -> TriggerCard {
+        TriggerCard { card: self.card.record.id, key_set: self.key_set, last_update: self.last_update }
+    }
+}
+
+/// [`Command::Trigger`] as a value.
+struct Commanded {
+    campaign: u32,
+    pass: u8,
+    batch: Batch,
+    lane: Lane,
+    cards: Vec<Chosen<CardId>>,
+    cursor: Cursor<CardId>,
+    validity_s: u32,
+}
+
+/// [`Command::NextPage`] as a value.
+struct Asked {
+    campaign: u32,
+    generation: u32,
+    lane: Lane,
+    order: Order,
+    below: Option<Cursor<CardId>>,
+    rows: u16,
+}
+
+/// Reads a page and leaves out whom the campaign does not concern.
+async fn read_page(core: &Core, campaign: &Started, asked: &Asked) -> Result<Page, StoreError> {
+    let order = match asked.order {
+        Order::NextPoll => store::Order::NextPoll,
+        Order::LastUpdate => store::Order::LastUpdate,
+    };
+    let query = CandidateQuery {
+        bucket: asked.lane.bucket,
+        operator: OperatorId(asked.lane.operator),
+        order,
+        below: asked.below.map(|cursor| Position { key: cursor.key, card: cursor.card }),
+        rows_max: usize::from(asked.rows),
+    };
+    let page = core.store.candidates(query).await?;
+    let catalogue = core.catalogue();
+    let place = |row: &store::Candidate| Cursor { key: order.key(&row.hot), card: row.card };
+    let next = if page.end { None } else { page.rows.last().map(place) };
+    let concerned = page.rows.iter().filter(|row| {
+        !row.hot.applied.has(campaign.number)
+            && !campaign.excludes(&row.card)
+            && campaign.definition.audience.matches(&catalogue.view(campaign.tenant, row))
+    });
+    let candidates = concerned
+        .map(|row| Candidate {
+            place: place(row),
+            last_update: row.hot.last_update,
+            next_poll: row.hot.next_poll,
+        })
+        .collect();
+    let Asked { campaign, generation, lane, .. } = *asked;
+    Ok(Event::Page { campaign, generation, lane, candidates, next })
+}
+
+/// Writes a line of the trace; a trace that cannot be written ends the recording, not the platform.
+fn record(trace: &mut Option<Trace>, line: &impl serde::Serialize) {
+    let Some(file) = trace else { return };
+    let written = serde_json::to_writer(&mut *file, line)
+        .map_err(std::io::Error::from)
+        .and_then(|()| file.write_all(b"\n"));
+    if let Err(error) = written {
+        tracing::error!(%error, "the trace cannot be written any more");
+        *trace = None;
+    }
+}

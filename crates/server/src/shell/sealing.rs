@@ -1,0 +1,94 @@
+//! From a packet's row to the bytes on the air. The same row always gives the same bytes, so a packet can be sent
+//! again after a crash and its card accepts it at most once.
+
+use std::num::NonZeroU8;
+
+use simtide_protocol::profile::{ApplicationKind, Profile};
+use simtide_protocol::scp80::policy::{PolicyError, Waiver, may_send};
+use simtide_protocol::scp80::{self, CommandHeader, Counter, KeySet, SealError, Security, Spi};
+use simtide_protocol::sms::{PacketKind, Reference, SegmentError, segment};
+use simtide_protocol::trigger::{Trigger, TriggerError};
+
+use super::core::{Core, KeyringError};
+use crate::store::{Card, Origin, Packet, PacketKey};
+
+/// Why a packet cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SealingError {
+    /// The card's profile is not there.
+    #[error("the card's profile is not known: add it")]
+    Profile,
+    /// The profile or the card lacks the key set.
+    #[error("there is no key set {0} for the card: import it with one")]
+    KeySet(u8),
+    /// The counter does not fit five bytes.
+    #[error("the counter of the key set is used up: give the card another key set")]
+    Counter,
+    /// The card's keys cannot be opened.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// What the platform does not send.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// It cannot be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// It does not fit.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The trigger cannot be written.
+    #[error(transparent)]
+    Trigger(#[from] TriggerError),
+}
+
+/// The user data of the messages that carry a packet, in their order.
+pub fn seal(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<Vec<u8>>, SealingError> {
+    let catalogue = core.catalogue();
+    let profile = catalogue.profile(card.hot.profile).ok_or(SealingError::Profile)?;
+    let security = security(profile, packet.key, packet.spi)?;
+    let keys = keys(core, card, profile, packet.key.key_set)?;
+    let minimum =
+        profile.application_by_tar(packet.tar).map_or(Spi::new(0, 0), |application| application.minimum_spi);
+    may_send(&security, &keys, minimum, Waiver::default())?;
+    let counter = Counter::new(packet.key.counter).ok_or(SealingError::Counter)?;
+    let header = CommandHeader { security, tar: packet.tar, counter };
+    let trigger;
+    let data = match packet.origin {
+        Origin::Trigger(_) if packet.data.is_empty() => {
+            trigger = Trigger::Stored.encode(profile.scp81.retry_timer)?;
+            &trigger
+        }
+        _ => &packet.data,
+    };
+    let sealed = scp80::seal(&header, &keys, data)?;
+    Ok(segment(&sealed, PacketKind::Command, reference(packet.key))?)
+}
+
+/// SPI, KIc and KID of a packet.
+pub fn security(profile: &Profile, key: PacketKey, spi: u16) -> Result<Security, SealingError> {
+    let set = profile.key_set(key.key_set).ok_or(SealingError::KeySet(key.key_set))?;
+    Ok(Security { spi: spi.to_be_bytes().into(), kic: set.kic, kid: set.kid })
+}
+
+/// The keys of a card behind a key set index.
+pub fn keys(core: &Core, card: &Card, profile: &Profile, index: u8) -> Result<KeySet, SealingError> {
+    let definition = profile.key_set(index).ok_or(SealingError::KeySet(index))?;
+    let sets = core.keyring.ota_keys(&card.record)?;
+    let mut found = sets.into_iter().find(|(known, _)| *known == index).ok_or(SealingError::KeySet(index))?.1;
+    found.cmac_length = definition.cmac_length;
+    Ok(found)
+}
+
+/// Where a card takes triggers, and by which key set.
+pub fn trigger_receiver(profile: &Profile) -> Option<(simtide_protocol::ids::Tar, u8)> {
+    let agent = profile
+        .application(ApplicationKind::AdminAgent)
+        .or_else(|| profile.application(ApplicationKind::Isd))?;
+    Some((agent.tar, *agent.key_sets.first()?))
+}
+
+/// Parts of neighbouring packets of a card must not be mixed up; a reference of 0 makes some cards fail.
+fn reference(key: PacketKey) -> Reference {
+    let number = (key.counter % 255) as u8;
+    Reference::Narrow(NonZeroU8::new(number + 1).unwrap_or(NonZeroU8::MIN))
+}

@@ -1,0 +1,413 @@
+//! From rows to the SMSC and back: sealing, submitting, and what becomes of each packet.
+//!
+//! | a packet is | when | after a crash |
+//! |---|---|---|
+//! | Queued | its counter is durable, no byte has left | sealed again, the same bytes, and submitted |
+//! | Submitted | durable before the first byte leaves | Unknown: it may have left |
+//! | Accepted, Delivered | the SMSC or a receipt said so | waits for its proof |
+//! | Unknown | the link was lost with it | waits; the card's counter makes a copy harmless |
+//! | final | proven, refused, expired, abandoned | stays |
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use simtide_platform::delivery::Evidence;
+use simtide_protocol::ids::{CardId, Msisdn};
+use tokio::sync::mpsc;
+
+use super::core::Core;
+use super::flight::{Flight, Moved};
+use super::sealing;
+use crate::kill_point;
+use crate::smpp::{
+    Address, DeliveryState, Link, LinkEvent, LinkHandle, Receipt, Refusal, StartError, Submit, SubmitError,
+};
+use crate::store::{Alias, Card, Group, Op, Packet, PacketChange, PacketKey, StoreError};
+
+/// Batches of packets that wait for the links.
+const BATCHES_MAX: usize = 64;
+/// Changes of packets that wait to be committed.
+const CHANGES_MAX: usize = 16_384;
+/// Changes of one commit.
+const CHANGES_AT_ONCE: usize = 1_024;
+/// Events of all links that wait.
+const EVENTS_MAX: usize = 4_096;
+/// Messages whose receipts are matched in memory.
+const SENT_MAX: usize = 1_000_000;
+/// Pause before a full link is asked again.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// Sends packets.
+#[derive(Clone)]
+pub struct Outbox {
+    batches: mpsc::Sender<Vec<Outgoing>>,
+    state: Arc<State>,
+}
+
+struct State {
+    core: Arc<Core>,
+    flight: Arc<Flight>,
+    links: Vec<LinkHandle>,
+    next_link: AtomicUsize,
+    next_token: AtomicU64,
+    /// Submitted messages by token.
+    sent: Mutex<HashMap<u64, Part>>,
+    changes: mpsc::Sender<PacketChange>,
+}
+
+/// A message that an event may be about.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    key: PacketKey,
+    number: usize,
+    parts: usize,
+}
+
+/// What a phone sent, with the link that wants an answer.
+pub struct Incoming {
+    /// The link.
+    pub link: LinkHandle,
+    /// The message.
+    pub message: crate::smpp::Message,
+}
+
+impl Outbox {
+    /// Starts the links and the loops behind them. Messages from phones go to `incoming`.
+    pub fn start(
+        core: Arc<Core>,
+        flight: Arc<Flight>,
+        incoming: mpsc::Sender<Incoming>,
+    ) -> Result<Outbox, StartError> {
+        let (changes, changed) = mpsc::channel(CHANGES_MAX);
+        let mut links = Vec::new();
+        let mut events = Vec::new();
+        for config in &core.config.smpp.links {
+            let (report, reported) = mpsc::channel(EVENTS_MAX);
+            links.push(Link::start(config.clone(), report)?);
+            events.push((config.name.clone(), reported));
+        }
+        let state = Arc::new(State {
+            core,
+            flight,
+            links,
+            next_link: AtomicUsize::new(0),
+            // Tokens of different runs differ, so that a late event of an old one is not mistaken.
+            next_token: AtomicU64::new(u64::from(u32::from_le_bytes(crate::card_port::random())) << 20),
+            sent: Mutex::new(HashMap::new()),
+            changes,
+        });
+        tokio::spawn(commit_changes(state.core.clone(), changed));
+        for (place, (name, reported)) in events.into_iter().enumerate() {
+            tokio::spawn(listen(state.clone(), place, name, reported, incoming.clone()));
+        }
+        let (batches, waiting) = mpsc::channel(BATCHES_MAX);
+        tokio::spawn(send_batches(state.clone(), waiting));
+        Ok(Outbox { batches, state })
+    }
+
+    /// Whether there is any link to send on.
+    pub fn has_links(&self) -> bool {
+        !self.state.links.is_empty()
+    }
+
+    /// Sends packets that are durable as Queued, in this order. Waits while too many batches wait.
+    pub async fn send(&self, packets: Vec<Outgoing>) {
+        // The loop ends with the process only.
+        let _ = self.batches.send(packets).await;
+    }
+
+    /// Takes evidence about a packet in; its row follows soon. Answers what it became.
+    pub async fn evidence(&self, key: PacketKey, evidence: Evidence) -> Option<Moved> {
+        self.state.evidence(key, evidence).await
+    }
+
+    /// Looks after packets whose validity has ended.
+    pub async fn expire(&self) {
+        for key in self.state.flight.due(self.state.core.now()) {
+            self.state.evidence(key, Evidence::Deadline).await;
+        }
+    }
+
+    /// Ends the links. What they have not sent stays in the rows.
+    pub fn shutdown(&self) {
+        for link in &self.state.links {
+            link.shutdown();
+        }
+    }
+}
+
+/// A packet to be sent, with its card where that has just been read.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The row.
+    pub packet: Packet,
+    /// The card.
+    pub card: Option<Box<Card>>,
+}
+
+impl State {
+    async fn evidence(&self, key: PacketKey, evidence: Evidence) -> Option<Moved> {
+        let moved = self.flight.evidence(key, self.core.now(), evidence)?;
+        let message_ids = moved.message_ids.clone();
+        let change = PacketChange { key, state: moved.state, message_ids, deadline: None };
+        // The loop ends with the process only.
+        let _ = self.changes.send(change).await;
+        Some(moved)
+    }
+
+    fn part(&self, token: u64) -> Option<Part> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).get(&token).copied()
+    }
+
+    fn forget(&self, token: u64) -> Option<Part> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).remove(&token)
+    }
+}
+
+/// Commits changes of packets as they come, as many as wait at once.
+async fn commit_changes(core: Arc<Core>, mut changed: mpsc::Receiver<PacketChange>) {
+    let mut waiting = Vec::with_capacity(CHANGES_AT_ONCE);
+    while changed.recv_many(&mut waiting, CHANGES_AT_ONCE).await > 0 {
+        for (group, ops) in by_group(&core, waiting.drain(..)) {
+            if let Err(error) = core.commit(group, ops).await {
+                tracing::error!(%error, "changes of packets were not stored");
+            }
+        }
+    }
+}
+
+fn by_group(core: &Core, changes: impl Iterator<Item = PacketChange>) -> HashMap<Group, Vec<Op>> {
+    let mut groups: HashMap<Group, Vec<Op>> = HashMap::new();
+    for change in changes {
+        groups.entry(core.group(core.bucket(&change.key.card))).or_default().push(Op::Packet(change));
+    }
+    groups
+}
+
+async fn send_batches(state: Arc<State>, mut waiting: mpsc::Receiver<Vec<Outgoing>>) {
+    while let Some(packets) = waiting.recv().await {
+        if let Err(error) = send_batch(&state, packets).await {
+            tracing::error!(%error, "packets were not sent; they are sent when the platform starts again");
+        }
+    }
+}
+
+/// Seals, makes Submitted durable, submits. In this order: what is still Queued after a crash has not left.
+async fn send_batch(state: &Arc<State>, packets: Vec<Outgoing>) -> Result<(), StoreError> {
+    let mut ready = Vec::with_capacity(packets.len());
+    let mut changes = Vec::with_capacity(packets.len());
+    for Outgoing { packet, card } in packets {
+        let submits = prepare(state, &packet, card).await?;
+        let parts = u8::try_from(submits.as_ref().map_or(1, Vec::len)).unwrap_or(u8::MAX);
+        state.flight.takes_off(&packet, parts);
+        let evidence = if submits.is_some() { Evidence::Submitting } else { Evidence::Abandon };
+        if let Some(moved) = state.flight.evidence(packet.key, state.core.now(), evidence) {
+            let Moved { state, message_ids, .. } = moved;
+            changes.push(PacketChange { key: packet.key, state, message_ids, deadline: None });
+        }
+        ready.extend(submits.map(|submits| (packet.key, submits)));
+    }
+    for (group, ops) in by_group(&state.core, changes.into_iter()) {
+        state.core.commit(group, ops).await?;
+    }
+    for (key, submits) in ready {
+        kill_point::reached("submit.before");
+        submit(state, key, submits).await;
+        kill_point::reached("submit.after");
+    }
+    Ok(())
+}
+
+/// The messages of a packet; `None` where it cannot be sent, which is logged once here.
+async fn prepare(
+    state: &State,
+    packet: &Packet,
+    card: Option<Box<Card>>,
+) -> Result<Option<Vec<Submit>>, StoreError> {
+    let card = match card {
+        Some(card) => card,
+        None => match state.core.store.card(packet.key.card).await? {
+            Some(card) => Box::new(card),
+            None => return Ok(None),
+        },
+    };
+    let Some(msisdn) = card.record.msisdn else {
+        tracing::warn!("a card without a telephone number gets no SMS; import it with one");
+        return Ok(None);
+    };
+    match sealing::seal(&state.core, &card, packet) {
+        Ok(parts) => Ok(Some(messages(state, packet, msisdn, parts))),
+        Err(error) => {
+            tracing::warn!(%error, "a packet cannot be sealed and is given up");
+            tracing::debug!(card = %packet.key.card, "the packet's card");
+            Ok(None)
+        }
+    }
+}
+
+fn messages(state: &State, packet: &Packet, msisdn: Msisdn, parts: Vec<Vec<u8>>) -> Vec<Submit> {
+    let smpp = &state.core.config.smpp;
+    let left = state.core.clock.real(packet.deadline.ms_since(state.core.now()));
+    let first = state.next_token.fetch_add(parts.len() as u64, Ordering::Relaxed);
+    let several = parts.len() > 1;
+    (first..)
+        .zip(parts)
+        .map(|(token, part)| Submit {
+            source: Address::new(smpp.source_ton, smpp.source_npi, &smpp.source_address),
+            // At least a second: 0 leaves the validity to the SMSC.
+            validity_s: u32::try_from(left.as_secs().max(1)).unwrap_or(u32::MAX).min(VALIDITY_MAX_S),
+            registered_delivery: smpp.registered_delivery,
+            user_message_reference: packet.key.counter as u16,
+            group: several.then_some(first),
+            ..Submit::binary(token, msisdn, part)
+        })
+        .collect()
+}
+
+/// The longest relative validity period that SMPP 3.4 can say, about.
+const VALIDITY_MAX_S: u32 = 98 * 86_400;
+
+/// Hands a packet to a link; waits while the link is full. Without a link that lives it is given up.
+async fn submit(state: &State, key: PacketKey, submits: Vec<Submit>) {
+    let parts = submits.len();
+    {
+        let mut sent = state.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if sent.len() >= SENT_MAX {
+            // Receipts that never came: later ones are looked up in the rows.
+            sent.clear();
+        }
+        for (number, submit) in submits.iter().enumerate() {
+            sent.insert(submit.token, Part { key, number, parts });
+        }
+    }
+    loop {
+        let mut full = false;
+        for _ in 0..state.links.len() {
+            let place = state.next_link.fetch_add(1, Ordering::Relaxed) % state.links.len();
+            match state.links[place].submit_all(submits.clone()) {
+                Ok(()) => return,
+                Err(SubmitError::Full) => full = true,
+                Err(error @ (SubmitError::Stopped | SubmitError::TooLong)) => {
+                    tracing::debug!(%error, "a link did not take a packet");
+                }
+            }
+        }
+        if !full {
+            break;
+        }
+        tokio::time::sleep(FULL_PAUSE).await;
+    }
+    for submit in &submits {
+        state.forget(submit.token);
+    }
+    state.evidence(key, Evidence::Abandon).await;
+}
+
+/// Takes what happens on a link.
+async fn listen(
+    state: Arc<State>,
+    place: usize,
+    name: String,
+    mut reported: mpsc::Receiver<LinkEvent>,
+    incoming: mpsc::Sender<Incoming>,
+) {
+    while let Some(event) = reported.recv().await {
+        match event {
+            LinkEvent::Accepted { token, message_id } => accepted(&state, token, message_id).await,
+            LinkEvent::Refused { token, cause, .. } => refused(&state, token, cause).await,
+            LinkEvent::Unknown { token } => {
+                if let Some(part) = state.forget(token) {
+                    state.evidence(part.key, Evidence::LinkLost).await;
+                }
+            }
+            LinkEvent::Throttled { rate_per_s } => {
+                state.flight.throttled.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(link = name, rate_per_s, "the SMSC throttles; the link has slowed down");
+            }
+            LinkEvent::Receipt(receipt) => {
+                if let Err(error) = receipt_came(&state, &receipt).await {
+                    tracing::error!(%error, "a receipt was not taken in");
+                }
+            }
+            LinkEvent::Message(message) => {
+                let link = state.links[place].clone();
+                let _ = incoming.send(Incoming { link, message }).await;
+            }
+            LinkEvent::Alert { .. } => tracing::debug!(link = name, "a subscriber is back"),
+            LinkEvent::Up => tracing::info!(link = name, "the SMPP link is up"),
+            LinkEvent::Down => tracing::warn!(link = name, "the SMPP link is down; it reconnects"),
+            LinkEvent::Stopped { reason } => {
+                tracing::warn!(link = name, %reason, "the SMPP link has stopped")
+            }
+        }
+    }
+}
+
+async fn accepted(state: &State, token: u64, message_id: String) {
+    let Some(part) = state.part(token) else { return };
+    state.flight.message_id(part.key, part.number, part.parts, message_id);
+    state.evidence(part.key, Evidence::Accepted { part: part.number as u8 }).await;
+}
+
+async fn refused(state: &State, token: u64, cause: Refusal) {
+    let Some(part) = state.forget(token) else { return };
+    tracing::info!(%cause, "a message was not taken");
+    let evidence = match cause {
+        Refusal::Smsc(status) => Evidence::RefusedBySmsc { status },
+        Refusal::Waited | Refusal::Group => Evidence::Abandon,
+        // The platform ends: the row says Submitted, and the next start takes it as unknown.
+        Refusal::Stopped => return,
+    };
+    state.evidence(part.key, evidence).await;
+}
+
+async fn receipt_came(state: &State, receipt: &Receipt) -> Result<(), StoreError> {
+    let part = match receipt.token.and_then(|token| state.part(token).map(|part| (token, part))) {
+        Some((token, part)) => {
+            if receipt.state.is_final() {
+                state.forget(token);
+            }
+            Some(part)
+        }
+        None => look_up(state, receipt).await?.map(|key| Part { key, number: 0, parts: 1 }),
+    };
+    let Some(Part { key, number, .. }) = part else { return Ok(()) };
+    let evidence = match receipt.state {
+        DeliveryState::Enroute => {
+            state.flight.stored(key);
+            return Ok(());
+        }
+        DeliveryState::Delivered | DeliveryState::Accepted => Evidence::Delivered { part: number as u8 },
+        DeliveryState::Expired
+        | DeliveryState::Deleted
+        | DeliveryState::Undeliverable
+        | DeliveryState::Rejected => Evidence::Undeliverable,
+        DeliveryState::Unknown => return Ok(()),
+    };
+    state.evidence(key, evidence).await;
+    Ok(())
+}
+
+/// A receipt about a message of an earlier run: by the SMSC's id, else by subscriber and reference modulo 256.
+async fn look_up(state: &State, receipt: &Receipt) -> Result<Option<PacketKey>, StoreError> {
+    let Some(card) = card_of(&state.core, &receipt.subscriber).await? else { return Ok(None) };
+    let open = state.core.store.open_packets(card).await?;
+    let by_id = open.iter().find(|packet| {
+        packet.message_ids.iter().any(|id| receipt.ids.iter().any(|other| other.eq_ignore_ascii_case(id)))
+    });
+    let by_reference = || {
+        let reference = receipt.reference?;
+        open.iter().find(|packet| packet.key.counter as u8 == reference as u8)
+    };
+    Ok(by_id.or_else(by_reference).map(|packet| packet.key))
+}
+
+/// The card behind a telephone number, with or without its plus.
+pub async fn card_of(core: &Core, address: &Address) -> Result<Option<CardId>, StoreError> {
+    match address.digits.trim_start_matches('+').parse::<Msisdn>() {
+        Ok(msisdn) => core.store.find(Alias::Msisdn(msisdn)).await,
+        Err(_) => Ok(None),
+    }
+}

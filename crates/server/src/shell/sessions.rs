@@ -1,0 +1,371 @@
+//! Sessions of cards: from the PSK identity to the last commit.
+//!
+//! What a card gets and in which order things become durable is decided by [`Dialogue`]; here its commands are
+//! carried out.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use simtide_platform::delivery::Evidence;
+use simtide_platform::poll::{
+    CampaignOutcome, CardRow, CardRowStatus, Command, Dialogue, Event, Opened, PollRecord, offer,
+};
+use simtide_platform::poll::{Outcome as CampaignResult, Script};
+use simtide_protocol::ids::{CardId, EpochMs};
+use simtide_protocol::scp81::{Request, RequestTarget, Response, ScriptStatus};
+
+use super::campaigns::Campaigns;
+use super::core::Core;
+use super::flight::Flight;
+use super::planning::Results;
+use super::tide::Tide;
+use crate::card_port::{self, Answer, Busy, CardSession, Ended, Psk};
+use crate::store::{
+    Alias, CampaignId, Candidate, Card, Cause, Exception, ExceptionChange, ExceptionStatus, HistoryLine,
+    HistoryResult, Op, Origin, PSK_IDENTITY_BYTES_MAX, Packet, PacketChange, PacketState, PollDone, Progress,
+    StoreError,
+};
+
+/// By how much a card's clock may differ from ours, in seconds, beside the time that a session takes.
+const CLOCK_TOLERANCE_S: f64 = 300.0;
+/// Real seconds that a session usually takes at most.
+const SESSION_S: f64 = 2.0;
+
+/// The decisions behind the card port.
+#[derive(Clone)]
+pub struct Sessions(Arc<Inner>);
+
+/// What sessions share.
+pub struct Inner {
+    /// Shared by all loops.
+    pub core: Arc<Core>,
+    /// What may be offered.
+    pub campaigns: Arc<Campaigns>,
+    /// Triggers that a session answers.
+    pub flight: Arc<Flight>,
+    /// Dates.
+    pub tide: Arc<Tide>,
+    /// For the thresholds of campaigns.
+    pub results: Arc<Results>,
+    /// Cards in a session: one at a time.
+    pub open: Mutex<HashSet<CardId>>,
+}
+
+impl Sessions {
+    /// The decisions of one card port.
+    pub fn new(inner: Inner) -> Sessions {
+        Sessions(Arc::new(inner))
+    }
+}
+
+impl card_port::Sessions for Sessions {
+    type Session = Session;
+
+    async fn find(&self, identity: Vec<u8>) -> Option<card_port::Found> {
+        let core = &self.0.core;
+        let known = if identity.len() <= PSK_IDENTITY_BYTES_MAX {
+            core.store.find(Alias::PskIdentity(identity)).await
+        } else {
+            Ok(None)
+        };
+        match known {
+            Ok(Some(card)) => found(core, card).await,
+            Ok(None) => {
+                // The same work as for a card that exists, so that time tells nothing.
+                core.work_of_a_stranger().await;
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, "a card's key cannot be looked up");
+                None
+            }
+        }
+    }
+
+    async fn open(&self, card: CardId) -> Result<Session, Busy> {
+        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !open.insert(card) {
+            return Err(Busy);
+        }
+        let place = Place { inner: self.0.clone(), card };
+        Ok(Session { place, visit: None })
+    }
+}
+
+async fn found(core: &Core, card: CardId) -> Option<card_port::Found> {
+    let row =
+        core.store.card(card).await.inspect_err(|error| tracing::error!(%error, "a card cannot be read"));
+    let row = row.ok()??;
+    let psk = core.keyring.psk(&row.record).inspect_err(|error| {
+        tracing::error!(%error, "a card is refused");
+        tracing::debug!(%card, "the card");
+    });
+    let psk: Psk = psk.ok()??;
+    Some(card_port::Found { card, eid: row.record.eid, psk })
+}
+
+/// A card's place in the set of open sessions, given back when dropped.
+struct Place {
+    inner: Arc<Inner>,
+    card: CardId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.inner.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.card);
+    }
+}
+
+/// One session of one card.
+pub struct Session {
+    place: Place,
+    visit: Option<Box<Visit>>,
+}
+
+/// What a session knows once its first request is there.
+struct Visit {
+    dialogue: Dialogue,
+    cause: Cause,
+    /// Campaigns whose triggers this session answers.
+    called_by: Vec<CampaignId>,
+    /// Triggers that this session answers; proven with the first commit.
+    triggers: Vec<Packet>,
+    steps: u32,
+}
+
+impl CardSession for Session {
+    async fn request(&mut self, request: Request) -> Answer {
+        match Box::pin(self.answer(request)).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::error!(%error, "a session ends: the store did not serve it");
+                Answer::Finish(Response::refusal(503))
+            }
+        }
+    }
+
+    async fn ended(mut self, _how: Ended) {
+        let Some(visit) = &mut self.visit else { return };
+        if let Some(Command::Commit(record)) = visit.dialogue.handle(Event::Broken)
+            && let Err(error) = commit(&self.place, visit, record).await
+        {
+            tracing::error!(%error, "the end of a session was not stored");
+        }
+    }
+}
+
+impl Session {
+    async fn answer(&mut self, request: Request) -> Result<Answer, StoreError> {
+        let (visit, mut command) = match &mut self.visit {
+            None => {
+                let Some((visit, command)) = begin(&self.place).await? else {
+                    return Ok(Answer::Finish(Response::refusal(403)));
+                };
+                (&mut **self.visit.insert(Box::new(visit)), Some(command))
+            }
+            Some(visit) => {
+                let status = request.script_status.unwrap_or(ScriptStatus::Ok);
+                let command = visit.dialogue.handle(Event::Scripted { status, body: request.body });
+                (&mut **visit, command)
+            }
+        };
+        loop {
+            command = match command {
+                Some(Command::Commit(record)) => {
+                    commit(&self.place, visit, record).await?;
+                    visit.dialogue.handle(Event::Committed)
+                }
+                Some(Command::Send(script)) => {
+                    visit.steps += 1;
+                    return Ok(Answer::Continue(response(script, visit.steps)));
+                }
+                Some(Command::Finish) | None => return Ok(Answer::Finish(Response::end())),
+            };
+        }
+    }
+}
+
+/// The address of the answer tells the step, for those who read a capture; the session itself is the connection.
+fn response(script: Script, step: u32) -> Response {
+    let next = format!("/poll?step={step}").parse().unwrap_or_else(|_| RequestTarget::root());
+    Response::script(next, Some(script.application), script.content_type, script.body)
+}
+
+/// Reads what the card is, and asks what it gets. `None`: it is retired or unknown by now.
+async fn begin(place: &Place) -> Result<Option<(Visit, Command)>, StoreError> {
+    let Inner { core, campaigns, tide, .. } = &*place.inner;
+    let Some(card) = core.store.card(place.card).await? else { return Ok(None) };
+    let catalogue = core.catalogue();
+    let Some(profile) = catalogue.profile(card.hot.profile) else {
+        tracing::error!("a card is refused: its profile is not known; add it");
+        return Ok(None);
+    };
+    if card.hot.state == simtide_platform::card::CardState::Retired {
+        return Ok(None);
+    }
+    let now = core.now();
+    let triggers: Vec<Packet> = core
+        .store
+        .open_packets(place.card)
+        .await?
+        .into_iter()
+        .filter(|packet| matches!(packet.origin, Origin::Trigger(_)) && packet.state != PacketState::Queued)
+        .collect();
+    let next_poll = tide.give_date(&place.card, card.hot.next_poll, profile.poll.period_s, now);
+    let started = campaigns.started();
+    let rows = rows(&card);
+    let mut view = catalogue.view(card.record.tenant, &Candidate { card: place.card, hot: card.hot });
+    view.iccid = card.record.iccid.or(view.iccid);
+    view.imsi = card.record.imsi;
+    let offered = offer(&view, card.record.tenant.0, started.iter().map(|campaign| &campaign.offered), &rows);
+    let opened = Opened {
+        offer: offered,
+        profile: profile.clone(),
+        now,
+        planned: card.hot.next_poll,
+        next_poll,
+        clock_tolerance_s: (SESSION_S * core.clock.rate).max(CLOCK_TOLERANCE_S) as u32,
+    };
+    let (dialogue, command) = Dialogue::open(opened);
+    let cause = triggers.last().map_or(Cause::Own, |packet| Cause::Trigger {
+        key_set: packet.key.key_set,
+        counter: packet.key.counter,
+    });
+    let called_by = triggers
+        .iter()
+        .filter_map(|packet| match packet.origin {
+            Origin::Trigger(campaign) => Some(campaign),
+            _ => None,
+        })
+        .collect();
+    Ok(Some((Visit { dialogue, cause, called_by, triggers, steps: 0 }, command)))
+}
+
+fn rows(card: &Card) -> Vec<CardRow> {
+    let status = |exception: &Exception| match exception.status {
+        ExceptionStatus::Begun => Some(CardRowStatus::Begun { step: exception.step }),
+        ExceptionStatus::Failed | ExceptionStatus::Interrupted | ExceptionStatus::OptedOut => {
+            Some(CardRowStatus::Closed)
+        }
+        ExceptionStatus::Listed | ExceptionStatus::Retry => None,
+    };
+    let row = |exception: &Exception| {
+        status(exception).map(|status| CardRow { campaign: exception.campaign.0, status })
+    };
+    card.exceptions.iter().filter_map(row).collect()
+}
+
+/// Makes a record durable, in one commit, and tells those who count.
+async fn commit(place: &Place, visit: &mut Visit, record: PollRecord) -> Result<(), StoreError> {
+    let Inner { core, campaigns, flight, results, .. } = &*place.inner;
+    let now = core.now();
+    let mut ops = Vec::new();
+    if let Some(next_poll) = record.begun {
+        ops.push(Op::PollBegun { card: place.card, at: now, next_poll });
+        ops.extend(visit.triggers.iter().map(|packet| {
+            Op::Packet(PacketChange {
+                key: packet.key,
+                state: PacketState::Proven(0),
+                message_ids: Vec::new(),
+                deadline: None,
+            })
+        }));
+    }
+    for attempt in &record.attempts {
+        let campaign = CampaignId(attempt.campaign);
+        ops.push(Op::Attempt { card: place.card, campaign, step: attempt.step, at: now });
+    }
+    let broken = record.ended.as_ref().is_some_and(|ended| ended.broken);
+    if !record.outcomes.is_empty() || record.ended.is_some() {
+        ops.push(Op::PollDone(Box::new(done(place, visit, &record, now))));
+    }
+    core.commit_card(&place.card, ops).await?;
+    if record.begun.is_some() {
+        let counter = if visit.triggers.is_empty() { &flight.polled } else { &flight.arrived };
+        counter.fetch_add(1, Ordering::Relaxed);
+        for packet in visit.triggers.drain(..) {
+            // The row says so already.
+            flight.evidence(packet.key, now, Evidence::Called);
+        }
+    }
+    for CampaignOutcome { campaign, outcome, .. } in &record.outcomes {
+        let success = matches!(outcome, CampaignResult::Done(_));
+        if matches!(outcome, CampaignResult::Nothing) {
+            continue;
+        }
+        results.add(*campaign, success);
+        if !success && let Some(campaign) = campaigns.find(*campaign) {
+            campaign.exclude(place.card);
+        }
+    }
+    if broken && visit.steps > 0 {
+        tracing::debug!(card = %place.card, "a session broke under way");
+    }
+    Ok(())
+}
+
+fn done(place: &Place, visit: &Visit, record: &PollRecord, now: EpochMs) -> PollDone {
+    let ended = record.ended.as_ref();
+    let mut done = PollDone {
+        card: place.card,
+        applied: Vec::new(),
+        settled: ended.map_or(0, |ended| ended.settled),
+        next_poll: ended.and_then(|ended| ended.next_poll),
+        packets: Vec::new(),
+        exceptions: Vec::new(),
+        history: Vec::new(),
+        progress: Vec::new(),
+    };
+    for outcome in &record.outcomes {
+        note(&mut done, place.card, visit, *outcome, now);
+    }
+    if ended.is_some_and(|ended| ended.broken) && visit.steps > 0 {
+        let detail = format!("after {} scripts", visit.steps);
+        let result = HistoryResult::Broken;
+        done.history.push(HistoryLine { at: now, cause: visit.cause, campaign: None, result, detail });
+    }
+    done
+}
+
+/// What became of one campaign, in all rows that it concerns.
+fn note(done: &mut PollDone, card: CardId, visit: &Visit, outcome: CampaignOutcome, now: EpochMs) {
+    let campaign = CampaignId(outcome.campaign);
+    let mut progress = Progress::default();
+    let closed = |status, step| {
+        ExceptionChange::Put(Exception { campaign, card, status, attempts: 0, step, retry_at: None })
+    };
+    let (result, detail) = match outcome.outcome {
+        CampaignResult::Done(let_go) => {
+            done.applied.push(outcome.number);
+            done.exceptions.push(ExceptionChange::Remove { campaign, card });
+            match visit.called_by.contains(&campaign) {
+                true => progress.done_by_trigger = 1,
+                false => progress.done_by_poll = 1,
+            }
+            (HistoryResult::Done, let_go.map_or(String::new(), |failure| format!("went on after {failure}")))
+        }
+        CampaignResult::Failed(failure, undone) => {
+            progress.failed = 1;
+            done.exceptions.push(closed(ExceptionStatus::Failed, failure.step));
+            let undone = match undone {
+                Some(true) => "; undone",
+                Some(false) => "; the undo script failed",
+                None => "",
+            };
+            let word = failure.status_word();
+            (HistoryResult::Failed(word.0), format!("{failure}{undone}"))
+        }
+        CampaignResult::Interrupted { step } => {
+            progress.interrupted = 1;
+            done.exceptions.push(closed(ExceptionStatus::Interrupted, step));
+            (HistoryResult::Interrupted, format!("step {} began and did not end", step + 1))
+        }
+        CampaignResult::Nothing => {
+            done.applied.push(outcome.number);
+            return;
+        }
+    };
+    done.progress.push((campaign, progress));
+    done.history.push(HistoryLine { at: now, cause: visit.cause, campaign: Some(campaign), result, detail });
+}
