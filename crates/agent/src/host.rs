@@ -1,9 +1,8 @@
 //! A device with its connections and its subscription: everything that a shell does apart from the card itself.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use simtide_device::{Command, Device, Event, LinkId, Menu, Notice, Prompt};
+use simtide_device::{Command, Device, Event, Menu, Notice, Prompt};
 use simtide_protocol::ids::{EpochMs, Imsi, Msisdn};
 
 use crate::links::Links;
@@ -21,10 +20,6 @@ pub trait Surroundings {
     fn line(&self) -> &Line;
     /// What the radio adds to the opening of a connection and to each of its round trips.
     fn latency(&self) -> Duration;
-    /// Where a connection to this address really goes.
-    fn route(&self, remote: SocketAddr) -> SocketAddr {
-        remote
-    }
     /// Something for a person or an application.
     fn show(&self, shown: Shown);
 }
@@ -130,7 +125,9 @@ impl Host {
                 self.subscriber = None;
                 around.line().detach(imsi);
             }
-            Command::OpenChannel { link, remote } => self.open(around, link, remote),
+            Command::OpenChannel { link, remote } => {
+                self.links.open(link, remote, around.latency(), around.teller());
+            }
             Command::Receive { link, bytes_max } => self.links.receive(link, bytes_max),
             Command::Send { link, bytes } => self.links.send(link, bytes),
             Command::CloseChannel { link } => self.links.close(link),
@@ -145,10 +142,6 @@ impl Host {
             // `next_request` hands these out.
             Command::Reset | Command::Transmit(_) => {}
         }
-    }
-
-    fn open(&mut self, around: &impl Surroundings, link: LinkId, remote: SocketAddr) {
-        self.links.open(link, around.route(remote), around.latency(), around.teller());
     }
 
     fn submit(&mut self, now: EpochMs, around: &impl Surroundings, reference: u32, tpdu: Vec<u8>) {

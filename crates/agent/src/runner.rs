@@ -3,7 +3,6 @@
 //! Priorities when several things are ready: 1 the end, 2 the card's answer, 3 connections, network and person in the
 //! order in which they spoke, 4 the deadline. While the card thinks, everything else is handled as it comes.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use simtide_device::{Device, Event};
@@ -41,8 +40,6 @@ pub struct Runner {
     pub outside: mpsc::UnboundedSender<Inbound>,
     /// Where what is shown goes.
     pub display: mpsc::UnboundedSender<Shown>,
-    /// An address that stands for every other one, where one is given: a way to a platform elsewhere.
-    pub route: Option<SocketAddr>,
 }
 
 struct Around<'a> {
@@ -50,7 +47,6 @@ struct Around<'a> {
     latency: Duration,
     outside: &'a mpsc::UnboundedSender<Inbound>,
     display: &'a mpsc::UnboundedSender<Shown>,
-    route: Option<SocketAddr>,
 }
 
 impl Surroundings for Around<'_> {
@@ -70,10 +66,6 @@ impl Surroundings for Around<'_> {
         self.latency
     }
 
-    fn route(&self, remote: SocketAddr) -> SocketAddr {
-        self.route.unwrap_or(remote)
-    }
-
     fn show(&self, shown: Shown) {
         let _ = self.display.send(shown);
     }
@@ -82,8 +74,8 @@ impl Surroundings for Around<'_> {
 impl Runner {
     /// Switches the device on and runs it until `stop` comes.
     pub async fn run(self, port: Box<dyn CardPort>, mut stop: oneshot::Receiver<()>) -> std::io::Result<()> {
-        let Self { device, line, clock, latency, mut inbox, outside, display, route } = self;
-        let around = Around { line: &line, latency, outside: &outside, display: &display, route };
+        let Self { device, line, clock, latency, mut inbox, outside, display } = self;
+        let around = Around { line: &line, latency, outside: &outside, display: &display };
         let mut card = PortThread::start(port)?;
         let mut host = Host::new(device);
         // Whether an answer is awaited, and whether to a reset.

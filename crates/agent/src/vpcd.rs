@@ -3,6 +3,9 @@
 //! and to APDUs.
 
 use std::io::{self, Read, Write};
+use std::net::TcpStream;
+
+use crate::port::{CardPort, PortError};
 
 /// Most bytes of a frame.
 pub const FRAME_BYTES_MAX: usize = 0xFFFF;
@@ -56,6 +59,36 @@ pub fn write_frame(to: &mut impl Write, body: &[u8]) -> io::Result<()> {
     frame.extend_from_slice(body);
     to.write_all(&frame)?;
     to.flush()
+}
+
+/// Is a card to the reader at the other end, until it hangs up.
+pub fn present(mut reader: TcpStream, card: &mut dyn CardPort) -> Result<(), PortError> {
+    reader.set_nodelay(true)?;
+    let (mut frame, mut response) = (Vec::new(), Vec::new());
+    let mut atr = None;
+    loop {
+        match read_frame(&mut reader, &mut frame) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            read => read?,
+        }
+        match Order::parse(&frame) {
+            Order::On | Order::Reset => atr = Some(card.reset()?),
+            Order::Off => atr = None,
+            // Some readers ask for the ATR before they switch the power on.
+            Order::Atr => {
+                let known = match &atr {
+                    Some(known) => known,
+                    None => atr.insert(card.reset()?),
+                };
+                write_frame(&mut reader, known)?;
+            }
+            Order::Apdu(command) => {
+                card.transmit(command, &mut response)?;
+                write_frame(&mut reader, &response)?;
+            }
+            Order::Unknown => {}
+        }
+    }
 }
 
 #[cfg(test)]
