@@ -16,6 +16,8 @@ pub enum ChannelError {
 
 /// One TLS connection seen from the card: records in and out on one side, plaintext on the other. It does no I/O;
 /// the device carries the records.
+// The peer is a party here, not a conversion.
+#[allow(clippy::wrong_self_convention)]
 pub trait SecureChannel: Send {
     /// Takes bytes that came from the peer, any number, cut anywhere.
     fn from_peer(&mut self, bytes: &[u8]) -> Result<(), ChannelError>;

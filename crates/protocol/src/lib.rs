@@ -16,3 +16,4 @@ pub mod rfm;
 pub mod trigger;
 pub mod aka;
 pub mod milenage;
+pub mod patch;

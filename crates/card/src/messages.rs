@@ -1,0 +1,64 @@
+//! Secured packets in short messages: from the ENVELOPE to the application and back.
+
+use crate::card::Card;
+use crate::ota::{Delivery, Receiver, Reception};
+use crate::secure_channel::Environment;
+use crate::toolkit::{Owner, Proactive};
+use simtide_protocol::apdu::{Response, StatusWord};
+use simtide_protocol::sms::Deliver;
+
+impl Card {
+    /// SMS-PP download: a secured packet, a part of one, or something that nobody here wants.
+    pub(crate) fn download(&mut self, environment: &mut Environment<'_>, tpdu: &[u8]) -> Response {
+        let Ok(deliver) = Deliver::from_bytes(tpdu) else { return StatusWord::WRONG_DATA.into() };
+        let mut receiver = std::mem::take(&mut self.session().ota);
+        let response = self.receive(environment, &mut receiver, &deliver);
+        self.session().ota = receiver;
+        response
+    }
+
+    fn receive(
+        &mut self,
+        environment: &mut Environment<'_>,
+        receiver: &mut Receiver,
+        deliver: &Deliver,
+    ) -> Response {
+        let keys = self.keyring();
+        for (index, counter) in self.counters() {
+            receiver.set_counter(index, counter);
+        }
+        let profile = self.profile.clone();
+        let reception = receiver.receive(&profile, &keys, deliver);
+        // Stored before the application sees anything: a packet is executed once.
+        for (index, _) in &keys {
+            self.set_counter(*index, receiver.counter(*index));
+        }
+        let delivery = match reception {
+            Reception::NotSecured | Reception::Incomplete => Delivery::silent(StatusWord::OK),
+            Reception::Unreadable(status) => Delivery::silent(status),
+            Reception::Refused { delivery, .. } => delivery,
+            Reception::Command(command) => {
+                let capacity = command.reply.capacity(&keys);
+                let Some(application) = profile.application_by_tar(command.tar) else {
+                    return StatusWord::WARNING.into();
+                };
+                let answer = self.run(environment, application, &command.data, capacity);
+                // The answer is protected by the keys that the command was protected by, also after PUT KEY.
+                command.reply.answer(receiver, &keys, &answer)
+            }
+        };
+        self.deliver(delivery)
+    }
+
+    /// Response data for the delivery report, messages for SEND SHORT MESSAGE.
+    fn deliver(&mut self, delivery: Delivery) -> Response {
+        for submit in &delivery.submits {
+            let send = Proactive::SendShortMessage { text: String::new(), tpdu: submit.to_bytes() };
+            // A proof for which there is no room is lost as on the air: the platform asks again.
+            if self.enqueue(Owner::Ota, 0, send).is_err() {
+                break;
+            }
+        }
+        Response { data: delivery.report, status: delivery.status }
+    }
+}
