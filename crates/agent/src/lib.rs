@@ -6,6 +6,7 @@ pub mod clock;
 pub mod host;
 pub mod links;
 pub mod network;
+pub mod personalization;
 pub mod port;
 pub mod runner;
 pub mod smpp;

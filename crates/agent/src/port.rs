@@ -12,6 +12,7 @@
 pub mod at;
 #[cfg(feature = "pcsc")]
 pub mod pcsc;
+pub mod soft;
 pub mod thread;
 pub mod vpcd;
 
