@@ -25,6 +25,10 @@ impl Card {
         if command.ins == 0xCA {
             return self.patch_data(u16::from_be_bytes([command.p1, command.p2]));
         }
+        // The mark of a campaign step that is not repeatable stands around the patch, in the same script.
+        if command.ins == 0xE2 {
+            return self.store_data(command.data).err().unwrap_or(StatusWord::OK).into();
+        }
         match PatchCommand::parse(command) {
             Ok(PatchCommand::Begin { version, length, digest }) => {
                 let (length, image) = (length as usize, Vec::new());
