@@ -51,13 +51,17 @@ pub struct Opened {
     pub profile: Arc<Profile>,
     /// Now.
     pub now: EpochMs,
-    /// The date for which the card was expected.
-    pub planned: EpochMs,
+    /// The date that stands in the card's EF.POLL, as far as the platform knows; `None` for a card that has never
+    /// been in contact.
+    pub planned: Option<EpochMs>,
     /// The date that it is to be given.
     pub next_poll: EpochMs,
     /// By how much the card's clock at the end of the session may differ from `now`, in seconds: a date that the
     /// card's own rule gives for all of these clocks is not written.
     pub clock_tolerance_s: u32,
+    /// `X-Admin-Resume`: the card's last dialogue broke, so nobody knows which date it has. What else was left open
+    /// is known from its rows, whether the card says so or not.
+    pub resume: bool,
 }
 
 /// The machine of one session.
@@ -115,16 +119,18 @@ enum Next {
 impl Dialogue {
     /// Begins a session; the command is always a commit.
     pub fn open(opened: Opened) -> (Self, Command) {
-        let Opened { offer, profile, now, planned, next_poll, clock_tolerance_s } = opened;
+        let Opened { offer, profile, now, planned, next_poll, clock_tolerance_s, resume } = opened;
         let period_s = profile.poll.period_s;
-        let by_rule = poll_date::following_for_any_clock(planned, period_s, now, clock_tolerance_s);
+        let by_rule = planned
+            .filter(|_| !resume)
+            .and_then(|date| poll_date::following_for_any_clock(date, period_s, now, clock_tolerance_s));
         let nothing = offer.nothing.into_iter().map(|(campaign, number)| CampaignOutcome {
             campaign,
             number,
             outcome: Outcome::Nothing,
         });
         let mut dialogue = Self {
-            likely: poll_date::following(planned, period_s, now),
+            likely: planned.map_or(next_poll, |date| poll_date::following(date, period_s, now)),
             by_rule,
             profile,
             work: offer.work,

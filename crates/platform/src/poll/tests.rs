@@ -64,6 +64,10 @@ struct Stored {
     last: Option<Ended>,
     /// The server dies together with the next dialogue: nothing is recorded of its end.
     dies: bool,
+    /// The card has never been in contact.
+    unknown_date: bool,
+    /// The card says that its last dialogue broke.
+    resume: bool,
 }
 
 impl Stored {
@@ -97,7 +101,16 @@ impl Stored {
     fn open(&self, campaigns: &[StartedCampaign], next_poll: EpochMs) -> (Dialogue, Command) {
         let offer = offer(&view(self.applied), 1, campaigns, &self.rows());
         let profile = Arc::new(Profile::standard());
-        Dialogue::open(Opened { offer, profile, now: NOW, planned: NOW, next_poll, clock_tolerance_s: 3_600 })
+        let opened = Opened {
+            offer,
+            profile,
+            now: NOW,
+            planned: if self.unknown_date { None } else { Some(NOW) },
+            next_poll,
+            clock_tolerance_s: 3_600,
+            resume: self.resume,
+        };
+        Dialogue::open(opened)
     }
 }
 
@@ -215,6 +228,15 @@ fn a_poll_without_work_is_one_commit_and_the_end() {
     let other = by_rule().plus_s(DAY_S);
     assert_eq!(session(&mut stored, &mut card, &[], other), ["commit", "send", "end", "finish"]);
     assert_eq!(card.date, Some(other.seconds() as u32));
+}
+
+#[test]
+fn a_date_is_written_where_nobody_knows_which_one_the_card_has() {
+    for (unknown_date, resume) in [(true, false), (false, true)] {
+        let (mut stored, mut card) = (Stored { unknown_date, resume, ..Stored::default() }, Card::default());
+        assert_eq!(session(&mut stored, &mut card, &[], by_rule()), ["commit", "send", "end", "finish"]);
+        assert_eq!(card.date, Some(by_rule().seconds() as u32));
+    }
 }
 
 #[test]

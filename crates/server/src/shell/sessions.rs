@@ -159,7 +159,7 @@ impl Session {
     async fn answer(&mut self, request: Request) -> Result<Answer, StoreError> {
         let (visit, mut command) = match &mut self.visit {
             None => {
-                let Some((visit, command)) = begin(&self.place).await? else {
+                let Some((visit, command)) = begin(&self.place, request.resume).await? else {
                     return Ok(Answer::Finish(Response::refusal(403)));
                 };
                 (&mut **self.visit.insert(Box::new(visit)), Some(command))
@@ -193,7 +193,7 @@ fn response(script: Script, step: u32) -> Response {
 }
 
 /// Reads what the card is, and asks what it gets. `None`: it is retired or unknown by now.
-async fn begin(place: &Place) -> Result<Option<(Visit, Command)>, StoreError> {
+async fn begin(place: &Place, resume: bool) -> Result<Option<(Visit, Command)>, StoreError> {
     let Inner { core, campaigns, tide, .. } = &*place.inner;
     let Some(card) = core.store.card(place.card).await? else { return Ok(None) };
     let catalogue = core.catalogue();
@@ -223,9 +223,10 @@ async fn begin(place: &Place) -> Result<Option<(Visit, Command)>, StoreError> {
         offer: offered,
         profile: profile.clone(),
         now,
-        planned: card.hot.next_poll,
+        planned: card.hot.last_update.is_some().then_some(card.hot.next_poll),
         next_poll,
         clock_tolerance_s: (SESSION_S * core.clock.rate).max(CLOCK_TOLERANCE_S) as u32,
+        resume,
     };
     let (dialogue, command) = Dialogue::open(opened);
     let cause = triggers.last().map_or(Cause::Own, |packet| Cause::Trigger {
