@@ -292,7 +292,7 @@ impl Machine {
         }
         self.pending -= sent;
         self.figures.submitted += sent as u64;
-        self.pace.sent(now, sent);
+        self.pace.sent(sent);
     }
 
     pub(super) fn report(&mut self, event: LinkEvent) {

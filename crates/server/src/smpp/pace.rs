@@ -2,17 +2,24 @@
 //!
 //! The rate is a line in time: every short message moves the line by one interval, and nothing leaves before the
 //! line. A late wake-up catches up at most [`SLACK`], so in any second at most `rate * (1 s + SLACK) + 1` leave.
-//! ESME_RTHROTTLED halves the rate once per congestion (answers to what was sent before the last cut do not cut
-//! again); every acceptance then adds a little, so that the rate climbs by [`INCREASE`] of the agreed one per second.
+//!
+//! ESME_RTHROTTLED cuts the rate once per congestion (answers to what was sent before the last cut do not cut again),
+//! to 70 % of what the SMSC was seen to accept but never to less than half, and the link is silent for one second:
+//! SMSCs count by the second. Every acceptance then adds a little, so that the rate climbs by 3 % of the agreed (or
+//! learned) one per second.
 
 use std::time::Duration;
 
 /// How much lost time a late wake-up may catch up.
 pub const SLACK: Duration = Duration::from_millis(5);
+/// Silence after a cut.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Share of the agreed rate that is regained per second after a cut.
-const INCREASE: f64 = 0.02;
-/// What a cut leaves of the rate.
-const DECREASE: f64 = 0.5;
+const INCREASE: f64 = 0.03;
+/// What a cut leaves of the rate that the SMSC was seen to accept.
+const DECREASE: f64 = 0.7;
+/// What a cut leaves at least of the rate in force.
+const DECREASE_MAX: f64 = 0.5;
 /// The slowest rate, in short messages per second: a link that throttles for hours is still probed.
 const RATE_MIN: f64 = 0.2;
 
@@ -27,6 +34,8 @@ pub struct Pace {
     line: Duration,
     /// Throttle answers to what left before this moment belong to the last cut.
     cut_at: Option<Duration>,
+    /// The most that a link without an agreed rate saw accepted in one second before a cut.
+    learned_per_s: f64,
     seen: Observed,
 }
 
@@ -39,6 +48,7 @@ impl Pace {
             rate_per_s: agreed,
             line: Duration::ZERO,
             cut_at: None,
+            learned_per_s: 1.0,
             seen: Observed::default(),
         }
     }
@@ -55,8 +65,7 @@ impl Pace {
     }
 
     /// `n` short messages have left.
-    pub fn sent(&mut self, now: Duration, n: usize) {
-        self.seen.add(now, n);
+    pub fn sent(&mut self, n: usize) {
         if let Some(interval) = self.interval() {
             self.line += interval.saturating_mul(u32::try_from(n).unwrap_or(u32::MAX));
         }
@@ -68,11 +77,12 @@ impl Pace {
     }
 
     /// The SMSC accepted one short message.
-    pub fn accepted(&mut self) {
+    pub fn accepted(&mut self, now: Duration) {
+        self.seen.add(now);
         if let (Some(rate), Some(_)) = (self.rate_per_s, self.cut_at) {
-            let target = self.agreed_per_s.unwrap_or(f64::MAX);
-            let reference = self.agreed_per_s.unwrap_or(rate);
-            self.rate_per_s = Some((rate + INCREASE * reference / rate).min(target));
+            let reference = self.agreed_per_s.unwrap_or(self.learned_per_s);
+            let most = self.agreed_per_s.unwrap_or(f64::MAX);
+            self.rate_per_s = Some((rate + INCREASE * reference / rate).min(most));
         }
     }
 
@@ -81,15 +91,15 @@ impl Pace {
         if self.cut_at.is_some_and(|cut_at| sent_at < cut_at) {
             return false;
         }
+        let accepted = self.seen.per_s(now);
+        self.learned_per_s = self.learned_per_s.max(accepted);
         let rate = match self.rate_per_s {
-            Some(rate) => rate.min(self.seen.per_s(now)),
-            None => self.seen.per_s(now),
+            Some(rate) => (rate.min(accepted) * DECREASE).max(rate * DECREASE_MAX),
+            None => accepted * DECREASE,
         };
-        self.rate_per_s = Some((rate * DECREASE).max(RATE_MIN));
+        self.rate_per_s = Some(rate.max(RATE_MIN));
         self.cut_at = Some(now);
-        if let Some(interval) = self.interval() {
-            self.line = self.line.max(now + interval);
-        }
+        self.line = self.line.max(now + SILENCE);
         true
     }
 
@@ -103,7 +113,7 @@ impl Pace {
     }
 }
 
-/// What left in this second and in the one before: a link without an agreed rate learns its own from it.
+/// What was accepted in this second and in the one before.
 #[derive(Debug, Clone, Default)]
 struct Observed {
     second: u64,
@@ -112,14 +122,14 @@ struct Observed {
 }
 
 impl Observed {
-    fn add(&mut self, now: Duration, n: usize) {
+    fn add(&mut self, now: Duration) {
         let second = now.as_secs();
         if second != self.second {
             self.before = if second == self.second + 1 { self.count } else { 0 };
             self.second = second;
             self.count = 0;
         }
-        self.count += n;
+        self.count += 1;
     }
 
     fn per_s(&self, now: Duration) -> f64 {
@@ -145,7 +155,8 @@ mod tests {
         let mut left = Vec::new();
         for now in (from_ms..to_ms).step_by(step_ms as usize) {
             let n = pace.allowed(ms(now)).min(10_000);
-            pace.sent(ms(now), n);
+            pace.sent(n);
+            (0..n).for_each(|_| pace.accepted(ms(now)));
             left.extend(std::iter::repeat_n(now, n));
         }
         left
@@ -172,34 +183,43 @@ mod tests {
     }
 
     #[test]
-    fn a_throttle_halves_once_per_congestion_and_the_rate_climbs_back() {
+    fn a_throttle_cuts_once_per_congestion_and_the_rate_climbs_back() {
         let mut pace = Pace::new(100);
         drive(&mut pace, 0, 2_000, 1);
         assert!(pace.throttled(ms(2_000), ms(1_990)));
-        assert_eq!(pace.rate_per_s(), Some(50.0));
+        assert_eq!(pace.rate_per_s(), Some(70.0));
         assert!(!pace.throttled(ms(2_001), ms(1_995)), "an answer to what left before the cut");
-        assert_eq!(pace.rate_per_s(), Some(50.0));
-        let mut now = 2_000;
+        assert_eq!(pace.rate_per_s(), Some(70.0));
+        assert_eq!((pace.allowed(ms(2_999)), pace.next_at(ms(2_001))), (0, Some(ms(3_000))));
+        let mut now = 3_000;
         while pace.rate_per_s() < Some(100.0) {
-            let n = pace.allowed(ms(now));
-            pace.sent(ms(now), n);
-            (0..n).for_each(|_| pace.accepted());
+            drive(&mut pace, now, now + 1, 1);
             now += 1;
             assert!(now < 60_000, "the rate does not come back");
         }
-        assert!((24_000..=28_000).contains(&now), "2 per second and second: back after 25 s, was {now}");
+        assert!((12_000..=14_500).contains(&now), "3 per second and second: back after 10 s, was {now}");
     }
 
     #[test]
-    fn a_link_without_a_rate_learns_one_from_what_it_sent() {
+    fn a_cut_follows_what_was_accepted_but_never_below_half() {
+        let mut pace = Pace::new(100);
+        (0..80).for_each(|i| pace.accepted(ms(i)));
+        assert!(pace.throttled(ms(900), ms(900)));
+        assert_eq!(pace.rate_per_s(), Some(56.0));
+        assert!(pace.throttled(ms(9_000), ms(9_000)));
+        assert_eq!(pace.rate_per_s(), Some(28.0), "nothing was accepted lately");
+    }
+
+    #[test]
+    fn a_link_without_a_rate_learns_one_from_what_was_accepted() {
         let mut pace = Pace::new(0);
         assert_eq!(pace.allowed(ms(0)), usize::MAX);
-        pace.sent(ms(100), 400);
-        pace.sent(ms(1_100), 300);
+        (0..400).for_each(|_| pace.accepted(ms(100)));
+        (0..300).for_each(|_| pace.accepted(ms(1_100)));
         assert!(pace.throttled(ms(1_200), ms(1_100)));
-        assert_eq!(pace.rate_per_s(), Some(200.0));
+        assert_eq!(pace.rate_per_s(), Some(280.0));
         assert_eq!(pace.allowed(ms(1_200)), 0);
-        assert_eq!(pace.next_at(ms(1_200)), Some(ms(1_205)));
+        assert_eq!(pace.next_at(ms(1_200)), Some(ms(2_200)));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! The id in a receipt is rarely the id of the answer to the submit: the one may be hexadecimal and the other decimal,
 //! zeros in front come and go, and some SMSCs answer every submit with the same text and return only the low 8 bits of
-//! the reference. So a receipt is matched by id, then by the same number written otherwise together with the
-//! subscriber, then by (subscriber, reference modulo 256).
+//! the reference. So a receipt is matched by its id in every form, together with the subscriber; where two forms name
+//! two messages the reference decides, then the form that this SMSC has used so far; last by (subscriber, reference
+//! modulo 256).
 
 use std::collections::{HashMap, VecDeque};
 
@@ -94,16 +95,20 @@ fn state_of_number(number: u8) -> DeliveryState {
 /// The forms in which an id may have been given before: as written, its number in hexadecimal, its number from
 /// hexadecimal in decimal.
 pub fn spellings(id: &str) -> Vec<String> {
-    let plain = canonical(id);
-    let mut all = vec![plain.clone()];
-    if let Ok(number) = plain.parse::<u64>() {
-        all.push(format!("{number:x}"));
-    }
-    if let Ok(number) = u64::from_str_radix(&plain, 16) {
-        all.push(number.to_string());
-    }
+    let mut all: Vec<String> = forms(&canonical(id)).into_iter().flatten().collect();
     all.dedup();
     all
+}
+
+/// How the id of a receipt was written in the answer to the submit: the same, there in hexadecimal, there in decimal.
+const FORMS: usize = 3;
+
+fn forms(plain: &str) -> [Option<String>; FORMS] {
+    [
+        Some(plain.to_owned()),
+        plain.parse::<u64>().ok().map(|number| format!("{number:x}")),
+        u64::from_str_radix(plain, 16).ok().map(|number| number.to_string()),
+    ]
 }
 
 /// Lower case without leading zeros.
@@ -130,6 +135,8 @@ pub struct Matcher {
     /// Numbers of arrival, oldest first.
     order: VecDeque<u64>,
     arrived: u64,
+    /// How often each form of an id was the only one that fitted: the SMSC keeps to one.
+    seen: [u64; FORMS],
 }
 
 #[derive(Debug)]
@@ -174,18 +181,26 @@ impl Matcher {
         Some(token)
     }
 
-    fn number(&self, receipt: &Receipt) -> Option<u64> {
+    fn number(&mut self, receipt: &Receipt) -> Option<u64> {
         let subscriber = tail(&receipt.subscriber.digits);
-        let by_id = receipt.ids.iter().enumerate().find_map(|(i, id)| {
-            let number = (*self.by_id.get(id)?)?;
-            // Another spelling of the number is somebody else's id as easily, and so is an id that never changes.
-            let agrees = self.messages.get(&number)?.tail == subscriber;
-            (agrees || (i == 0 && subscriber.is_empty())).then_some(number)
+        let forms = receipt.ids.first().map(|id| forms(id)).unwrap_or_default();
+        let named = forms.iter().enumerate().filter_map(|(form, id)| {
+            let number = (*self.by_id.get(id.as_ref()?)?)?;
+            let message = self.messages.get(&number)?;
+            // Another form of the number is somebody else's id as easily, and so is an id that never changes.
+            let agrees = message.tail == subscriber || (form == 0 && subscriber.is_empty());
+            let referred = receipt.reference.is_some_and(|reference| reference as u8 == message.reference);
+            agrees.then_some((referred, self.seen[form], FORMS - form, number))
         });
-        by_id.or_else(|| {
-            let key = (subscriber.to_owned(), receipt.reference? as u8);
-            self.by_reference.get(&key).copied()
-        })
+        let found: Vec<_> = named.collect();
+        if let Some(&(_, _, rank, number)) = found.iter().max() {
+            if found.iter().all(|other| other.3 == number) {
+                self.seen[FORMS - rank] += 1;
+            }
+            return Some(number);
+        }
+        let key = (subscriber.to_owned(), receipt.reference? as u8);
+        self.by_reference.get(&key).copied()
     }
 
     fn forget(&mut self, number: u64) {
@@ -292,6 +307,18 @@ mod tests {
         let mut matcher = Matcher::default();
         matcher.accepted(9, "16", "436641234567", 1);
         assert_eq!(matcher.find(&receipt(Some("10"), "436649999999", None)), None);
+    }
+
+    #[test]
+    fn where_two_forms_fit_the_reference_decides_and_then_what_the_smsc_does() {
+        let number = "436641234567";
+        let mut matcher = Matcher::default();
+        for (token, id) in [(1, "32"), (2, "50"), (3, "FF"), (4, "64"), (5, "100")] {
+            matcher.accepted(token, id, number, token as u16);
+        }
+        assert_eq!(matcher.find(&receipt(Some("50"), number, Some(1))), Some(1));
+        assert_eq!(matcher.find(&receipt(Some("255"), number, None)), Some(3), "hexadecimal, then decimal");
+        assert_eq!(matcher.find(&receipt(Some("100"), number, None)), Some(4), "as before");
     }
 
     #[test]

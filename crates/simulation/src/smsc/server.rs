@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use simtide_agent::clock::Clock;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -75,7 +75,7 @@ impl Smsc {
         let (devices, air) = listen(air).await?;
         let record = match record {
             Some(path) => match tokio::fs::File::create(&path).await {
-                Ok(file) => Some(BufWriter::new(file)),
+                Ok(file) => Some(file),
                 Err(error) => return Err(SmscError::Record { path, error }),
             },
             None => None,
@@ -270,7 +270,7 @@ struct Driver {
     inbox: mpsc::Receiver<Input>,
     platforms: HashMap<u64, Line<Vec<u8>>>,
     devices: HashMap<u64, Line<ToDevice>>,
-    record: Option<BufWriter<tokio::fs::File>>,
+    record: Option<tokio::fs::File>,
     figures: Arc<Mutex<Figures>>,
 }
 
@@ -331,43 +331,55 @@ impl Driver {
         }
     }
 
+    /// The record goes first: what anybody has seen is in it.
     async fn carry_out(&mut self) {
-        let mut recorded = false;
+        let mut effects = Vec::new();
+        let mut lines = Vec::new();
         while let Some(command) = self.core.next_command() {
             match command {
-                Command::ToPlatform(id, bytes) => {
-                    let slow =
-                        self.platforms.get(&id).is_some_and(|line| line.writes.try_send(bytes).is_err());
-                    if slow {
-                        drop_line(self.platforms.remove(&id));
-                    }
+                Command::Record(entry) if self.record.is_some() => {
+                    serde_json::to_writer(&mut lines, &entry).unwrap_or_default();
+                    lines.push(b'\n');
                 }
-                Command::ClosePlatform(id) => drop(self.platforms.remove(&id)),
-                Command::DropPlatform(id) => drop_line(self.platforms.remove(&id)),
-                Command::ToDevice(id, line) => {
-                    let slow =
-                        self.devices.get(&id).is_some_and(|device| device.writes.try_send(line).is_err());
-                    if slow {
-                        drop_line(self.devices.remove(&id));
-                    }
-                }
-                Command::Record(entry) => {
-                    if let Some(record) = &mut self.record {
-                        let mut line = serde_json::to_vec(&entry).unwrap_or_default();
-                        line.push(b'\n');
-                        recorded |= record.write_all(&line).await.is_ok();
-                    }
-                }
+                Command::Record(_) => {}
+                effect => effects.push(effect),
             }
         }
-        if recorded
-            && let Some(record) = &mut self.record
-            && let Err(error) = record.flush().await
+        if let Some(record) = self.record.as_mut().filter(|_| !lines.is_empty())
+            && let Err(error) = write_all(record, &lines).await
         {
             warn!(%error, "the record is not complete");
         }
+        for effect in effects {
+            self.perform(effect);
+        }
         *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = self.core.figures();
     }
+
+    fn perform(&mut self, effect: Command) {
+        match effect {
+            Command::ToPlatform(id, bytes) => {
+                let slow = self.platforms.get(&id).is_some_and(|line| line.writes.try_send(bytes).is_err());
+                if slow {
+                    drop_line(self.platforms.remove(&id));
+                }
+            }
+            Command::ClosePlatform(id) => drop(self.platforms.remove(&id)),
+            Command::DropPlatform(id) => drop_line(self.platforms.remove(&id)),
+            Command::ToDevice(id, line) => {
+                let slow = self.devices.get(&id).is_some_and(|device| device.writes.try_send(line).is_err());
+                if slow {
+                    drop_line(self.devices.remove(&id));
+                }
+            }
+            Command::Record(_) => {}
+        }
+    }
+}
+
+async fn write_all(file: &mut tokio::fs::File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes).await?;
+    file.flush().await
 }
 
 /// Ends a connection at once.

@@ -156,7 +156,7 @@ impl Machine {
 
     fn accepted(&mut self, now: Duration, i: usize, submit: Submit, message_id: String) {
         self.figures.accepted += 1;
-        self.pace.accepted();
+        self.pace.accepted(now);
         let destination = submit.destination.to_string();
         self.matcher.accepted(submit.token, &message_id, &destination, submit.user_message_reference);
         self.report(LinkEvent::Accepted { token: submit.token, message_id });
