@@ -3,6 +3,9 @@
 //! A role lives in the module of its name with `Args` and `run(Args) -> Outcome`. Results go to standard output,
 //! logs and progress to standard error, so that the output of every role can be piped.
 
+mod agent;
+mod card;
+mod fleet;
 mod logging;
 mod packet;
 mod serve;
@@ -33,6 +36,12 @@ enum Role {
     Packet(packet::Args),
     /// Run a short-message service centre for simulations: SMPP to platforms, an air interface to devices
     Smsc(smsc::Args),
+    /// Run one card in software at a virtual reader (vpcd)
+    Card(card::Args),
+    /// Run one device with whatever card is in its port, in a terminal
+    Agent(agent::Args),
+    /// Run many devices with a card each, on real sockets
+    Fleet(fleet::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,5 +67,8 @@ fn run(role: Role) -> Outcome {
         Role::Serve(args) => serve::run(args),
         Role::Packet(args) => packet::run(args),
         Role::Smsc(args) => smsc::run(args),
+        Role::Card(args) => card::run(args),
+        Role::Agent(args) => agent::run(args),
+        Role::Fleet(args) => fleet::run(args),
     }
 }
