@@ -1,9 +1,11 @@
 //! The shell of the platform.
 
+pub mod api;
 pub mod card_port;
 pub mod clock;
 pub mod config;
 pub mod kill_point;
+pub mod metrics;
 pub mod shell;
 pub mod smpp;
 pub mod store;

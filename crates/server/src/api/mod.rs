@@ -1,0 +1,135 @@
+//! The REST interface under `/v1`: cards, imports, campaigns, commands, tokens; beside it `/metrics` and `/healthz`.
+//!
+//! Who asks is told by a bearer token, which has a tenant and a role; another tenant's cards and campaigns are not
+//! there. Errors are problems that say what to do. A request that changes something may carry `Idempotency-Key`:
+//! repeated with the same body it gets the first answer again.
+
+pub mod campaigns;
+pub mod cards;
+pub mod commands;
+mod idempotency;
+mod openapi;
+pub mod problem;
+mod request;
+pub mod tls;
+pub mod token_routes;
+pub mod tokens;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{delete, get, post};
+
+use self::problem::Problem;
+use self::tokens::{Caller, Tokens};
+use crate::metrics::Metrics;
+use crate::shell::Platform;
+use crate::store::{AuditLine, Group, Op};
+
+pub use openapi::description;
+
+/// What requests are answered from.
+pub struct Api {
+    /// The platform.
+    pub platform: Arc<Platform>,
+    /// Who may ask.
+    pub tokens: Tokens,
+    /// What is measured.
+    pub metrics: Metrics,
+}
+
+/// What handlers get.
+pub type Shared = State<Arc<Api>>;
+
+/// All routes of the API.
+pub fn routes(api: Arc<Api>) -> Router {
+    let body_bytes_max = api.platform.core.config.api.body_bytes_max;
+    Router::new()
+        .route("/v1/cards", get(cards::list))
+        .route("/v1/cards/{card}", get(cards::show))
+        .route("/v1/cards/{card}/commands", post(commands::send))
+        .route("/v1/cards/{card}/commands/{command}", get(commands::show))
+        .route("/v1/campaigns", get(campaigns::list).post(campaigns::create))
+        .route("/v1/campaigns/{campaign}", get(campaigns::show))
+        .route("/v1/campaigns/{campaign}/{verb}", post(campaigns::turn))
+        .route("/v1/tokens", get(token_routes::list).post(token_routes::create))
+        .route("/v1/tokens/{name}", delete(token_routes::revoke))
+        .route("/v1/openapi.json", get(openapi))
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .merge(observed(&api))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(api)
+}
+
+/// `/metrics` and `/healthz`, for a listener of their own.
+pub fn observation(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(health))
+        .fallback(nowhere)
+        .with_state(api)
+}
+
+/// The same beside the API, unless they have a listener of their own.
+fn observed(api: &Arc<Api>) -> Router<Arc<Api>> {
+    if api.platform.core.config.api.metrics_listen.is_empty() {
+        Router::new().route("/metrics", get(metrics)).route("/healthz", get(health))
+    } else {
+        Router::new()
+    }
+}
+
+async fn metrics(State(api): Shared) -> impl IntoResponse {
+    let text = api.metrics.text(&api.platform);
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+}
+
+async fn health() -> &'static str {
+    "ok\n"
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], description())
+}
+
+async fn nowhere() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "not-found",
+        "there is no such path; /v1/openapi.json lists all of them",
+    )
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        "this path does not know the method; /v1/openapi.json lists all of them",
+    )
+}
+
+impl Api {
+    /// Notes in the audit trail who did what.
+    pub(crate) async fn audit(
+        &self,
+        caller: &Caller,
+        action: &str,
+        object: impl ToString,
+        detail: &str,
+    ) -> Result<(), Problem> {
+        let line = AuditLine {
+            at: self.platform.core.now(),
+            tenant: caller.tenant,
+            actor: caller.name.clone(),
+            action: action.to_owned(),
+            object: object.to_string(),
+            detail: detail.to_owned(),
+        };
+        self.platform.core.commit(Group::Platform, vec![Op::Audit(line)]).await?;
+        Ok(())
+    }
+}

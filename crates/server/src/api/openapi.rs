@@ -1,0 +1,44 @@
+//! The description of the API for programs; a snapshot of it is kept in `docs/openapi.json`.
+
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use super::{campaigns, cards, commands, token_routes};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Simtide", description = "Keeps SIM cards and other secure elements up to date over the air."),
+    modifiers(&Bearer),
+    paths(
+        cards::list,
+        cards::show,
+        commands::send,
+        commands::show,
+        campaigns::create,
+        campaigns::list,
+        campaigns::show,
+        campaigns::turn,
+        token_routes::list,
+        token_routes::create,
+        token_routes::revoke,
+    )
+)]
+struct Description;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        openapi
+            .components
+            .get_or_insert_with(Default::default)
+            .add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// OpenAPI as JSON.
+pub fn description() -> String {
+    // A description that cannot be written as JSON does not exist.
+    Description::openapi().to_pretty_json().unwrap_or_default()
+}

@@ -1,0 +1,73 @@
+//! What every handler asks of a request: who asks, and a body that can be read.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use serde::de::DeserializeOwned;
+
+use super::Api;
+use super::problem::Problem;
+use super::tokens::{Caller, Role};
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Caller, Problem> {
+        let said = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = said.and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
+        // Tokens expire in real time, however fast campaign time passes.
+        let now = crate::clock::Clock::REAL.now();
+        let refused = |denied: super::tokens::Denied| {
+            Problem::new(StatusCode::UNAUTHORIZED, "not-authenticated", denied.to_string())
+        };
+        api.tokens.caller(token.trim(), now).map_err(refused)
+    }
+}
+
+impl Caller {
+    /// Refuses callers whose role is below this one.
+    pub fn must_be(&self, role: Role) -> Result<(), Problem> {
+        if self.role >= role {
+            return Ok(());
+        }
+        let detail =
+            format!("the token {} is a {:?}; this needs a token of role {role:?}", self.name, self.role);
+        Err(Problem::new(StatusCode::FORBIDDEN, "not-allowed", detail))
+    }
+}
+
+/// A JSON body, with the bytes it came in.
+pub struct Body<T> {
+    /// What it says.
+    pub value: T,
+    /// As it came, for the idempotency key.
+    pub bytes: Bytes,
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Body<T>, Problem> {
+        let bytes = Bytes::from_request(request, api).await.map_err(|rejection| {
+            Problem::new(
+                rejection.status(),
+                "body-not-taken",
+                format!("{}; api.body_bytes_max is the limit", rejection.body_text()),
+            )
+        })?;
+        let value = serde_json::from_slice(&bytes)
+            .map_err(|error| Problem::bad_request(format!("the body is not what is expected: {error}")))?;
+        Ok(Body { value, bytes })
+    }
+}
+
+/// The text of a path segment as what it names.
+pub fn named<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Problem>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error| Problem::bad_request(format!("{what}: {error}")))
+}
