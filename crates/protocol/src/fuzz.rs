@@ -1,6 +1,10 @@
 //! Targets that take any bytes: none may panic, each checks what must always hold. Run by cargo-fuzz (see
 //! `fuzz/README.md`); their corpora are replayed by `tests/corpora.rs`.
 
+mod administration;
+
+pub use administration::{scp81_request, scp81_response, script, script_response, trigger};
+
 use crate::ids::{EpochMs, Tar};
 use crate::scp80::{
     CmacLength, CommandHeader, Counter, Holdings, Key, KeySet, Kic, Kid, PaddingOctets, Security, Spi,

@@ -16,6 +16,11 @@ const TARGETS: &[(&str, Target)] = &[
     ("scp80_response", fuzz::scp80_response),
     ("sms_tpdu", fuzz::sms_tpdu),
     ("sms_udh", fuzz::sms_udh),
+    ("scp81_request", fuzz::scp81_request),
+    ("scp81_response", fuzz::scp81_response),
+    ("script", fuzz::script),
+    ("script_response", fuzz::script_response),
+    ("trigger", fuzz::trigger),
 ];
 
 /// Every seed with its target.

@@ -89,7 +89,7 @@ impl<'a> Commands<'a> {
         let cut_off = ApduError::Length { announced, found: rest.len() };
         let (data, rest) = rest.split_at_checked(announced).ok_or_else(|| wrong(cut_off))?;
         let command = header.with_data(data);
-        if let [last_le] = rest {
+        if let (false, [last_le]) = (data.is_empty(), rest) {
             self.rest = &[];
             return Ok(command.with_le(le(*last_le)));
         }
@@ -214,6 +214,10 @@ mod tests {
         assert_eq!(commands("00a40004023f00 00d600".replace(' ', "").as_str()).len(), 2);
         assert!(commands("00a40004023f")[0].contains("command 0"));
         assert!(commands("00d60000ff00")[0].contains("255"));
+        assert!(
+            commands("0044000000 00".replace(' ', "").as_str())[1].contains("command 1"),
+            "an Le without data"
+        );
         assert_eq!(commands(""), Vec::<String>::new());
         let many = "0044000000".repeat(COMMANDS_MAX + 1);
         assert_eq!(commands(&many).len(), COMMANDS_MAX + 1);
