@@ -48,7 +48,8 @@ impl Card {
         selection: &Selection,
         command: &Command<'_>,
     ) -> Option<Response> {
-        if command.cla & 0xF0 != 0x80 || command.ins == 0x12 {
+        let is_status = command.ins == 0xF2 && command.p1 <= 0x02;
+        if command.cla & 0xF0 != 0x80 || is_status {
             return None;
         }
         if command.ins != 0xCA {
