@@ -1,0 +1,388 @@
+//! The shell on loopback: cards played by the test, the service centre of the simulation, the store in memory.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslVersion};
+use serde_json::{Value, json};
+use simtide_agent::clock::Clock as AirClock;
+use simtide_platform::card::{Applied, CardState};
+use simtide_protocol::apdu;
+use simtide_protocol::ids::{Bucket, CardId, EpochMs, Iccid, Imsi, Msisdn, Tar};
+use simtide_protocol::profile::{Profile, STANDARD_TEXT};
+use simtide_protocol::scp80::{self, Key, KeySet};
+use simtide_protocol::scp81::{Framing, Limits, Request, Response, ResponseDecoder, ScriptStatus};
+use simtide_protocol::script::expanded::{Items, LengthForm, ResponseWriter};
+use simtide_server::card_port::Psk;
+use simtide_server::config::Config;
+use simtide_server::shell::Platform;
+use simtide_server::shell::campaigns::Definition;
+use simtide_server::shell::commands::{self, Wanted};
+use simtide_server::shell::core::{Keyring, KeyringError};
+use simtide_server::store::model::ModelStore;
+use simtide_server::store::{
+    Alias, Batch, CampaignId, CardHot, CardRecord, DirectoryRow, Group, HistoryResult, NewCard, Op,
+    OperatorId, PacketState, ProfileId, SealedKeys, Store, TenantId,
+};
+use simtide_simulation::smsc::{Settings, Smsc};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
+
+const PSK: [u8; 16] = [0x42; 16];
+const KIC: [u8; 16] = [0x11; 16];
+const KID: [u8; 16] = [0x22; 16];
+const TENANT: TenantId = TenantId(1);
+const DAY_MS: i64 = 86_400_000;
+
+/// The same keys for every card.
+struct TestKeyring;
+
+impl Keyring for TestKeyring {
+    fn psk(&self, _card: &CardRecord) -> Result<Option<Psk>, KeyringError> {
+        Ok(Some(Psk::new(PSK.to_vec())))
+    }
+
+    fn psk_of_nobody(&self) -> Option<Psk> {
+        None
+    }
+
+    fn ota_keys(&self, _card: &CardRecord) -> Result<Vec<(u8, KeySet)>, KeyringError> {
+        Ok((1..=3).map(|index| (index, keys())).collect())
+    }
+}
+
+fn keys() -> KeySet {
+    KeySet::new(Key::new(&KIC).ok(), Key::new(&KID).ok())
+}
+
+fn iccid(n: u32) -> Iccid {
+    Iccid::with_check_digit(&format!("89001000000000{n:04}")).unwrap()
+}
+
+fn msisdn(n: u32) -> Msisdn {
+    format!("43664100{n:04}").parse().unwrap()
+}
+
+/// A store with cards 0 to `cards` - 1; card n polls n+1 days from `now`.
+async fn store(cards: u32, now: EpochMs) -> Arc<ModelStore> {
+    let store = Arc::new(ModelStore::new(4, 2).unwrap());
+    let platform = store.acquire(Group::Platform, "test").await.unwrap();
+    let rows = [
+        DirectoryRow::Tenant { id: TENANT, name: "tenant".into() },
+        DirectoryRow::Operator { id: OperatorId(1), tenant: TENANT, name: "operator".into() },
+        DirectoryRow::Profile { id: ProfileId(1), name: "standard".into(), text: STANDARD_TEXT.into() },
+    ];
+    let ops: Vec<Op> = rows.into_iter().map(Op::PutDirectory).collect();
+    store.commit(platform, Batch { ops }).await.unwrap();
+    for n in 0..cards {
+        let id = CardId::from(iccid(n));
+        let record = CardRecord {
+            id,
+            tenant: TENANT,
+            iccid: Some(iccid(n)),
+            eid: None,
+            imsi: Some(format!("00101{n:010}").parse::<Imsi>().unwrap()),
+            msisdn: Some(msisdn(n)),
+            psk_identity: iccid(n).to_string().into_bytes(),
+            sealed: SealedKeys::default(),
+        };
+        let hot = CardHot {
+            operator: OperatorId(1),
+            profile: ProfileId(1),
+            state: CardState::Active,
+            device_kind: 0,
+            tags: 0,
+            last_update: Some(now.plus_ms(-DAY_MS)),
+            next_poll: EpochMs::from_seconds(now.plus_ms(DAY_MS * i64::from(n + 1)).seconds()),
+            applied: Applied::default(),
+        };
+        let counters = (1..=3).map(|set| (set, 0)).collect();
+        let aliases = [Alias::PskIdentity(record.psk_identity.clone()), Alias::Msisdn(msisdn(n))];
+        commit(&store, Bucket::of(&id, 4), Op::PutCard(Box::new(NewCard { record, hot, counters }))).await;
+        for alias in aliases {
+            // The group of an alias is the store's business: one of the two takes it.
+            for group in 0..2 {
+                let lease = store.acquire(Group::Cards(group), "test").await.unwrap();
+                let claim = Op::ClaimAlias { alias: alias.clone(), card: id, from: None };
+                let _ = store.commit(lease, claim.into()).await;
+            }
+        }
+    }
+    store
+}
+
+async fn commit(store: &ModelStore, bucket: Bucket, op: Op) {
+    let lease = store.acquire(Group::Cards(bucket.0 % 2), "test").await.unwrap();
+    store.commit(lease, op.into()).await.unwrap();
+}
+
+async fn start(store: &Arc<ModelStore>, smsc: Option<SocketAddr>) -> Platform {
+    let mut text = "[card_port]\nlisten = \"127.0.0.1:0\"\n[flow]\ntick_ms = 20\nsession_initial_ms = 20\n\
+                    response_initial_ms = 20\n"
+        .to_owned();
+    if let Some(address) = smsc {
+        text += &format!(
+            "[smpp]\nsource_address = \"500\"\n[[smpp.links]]\nport = {}\nsystem_id = \"simtide\"\n\
+             password = \"simtide\"\nreconnect_s_min = 1\n",
+            address.port()
+        );
+    }
+    let config = Config::parse(&text).unwrap();
+    Platform::start(config, store.clone(), Box::new(TestKeyring), None).await.unwrap()
+}
+
+fn file_update(repeatable: bool) -> Definition {
+    serde_json::from_value(json!({
+        "content": { "repeatable": repeatable, "variants": { "*": [
+            { "do": { "file_update": { "path": "3F00/7F90/6F04", "data": "0102" } } },
+        ] } },
+        "settings": { "never_seen": "like-others", "leave_to_poll_s": 60 },
+    }))
+    .unwrap()
+}
+
+/// A card that polls and executes everything; answers how many scripts it got.
+async fn poll(address: SocketAddr, n: u32) -> usize {
+    let mut stream = connect(address, n).await;
+    let mut request =
+        Request::first("/poll".parse().unwrap(), "ota".parse().unwrap(), "card".parse().unwrap());
+    let mut decoder = ResponseDecoder::new(Limits::default());
+    for scripts in 0.. {
+        stream.write_all(&request.encode(Framing::ContentLength)).await.unwrap();
+        let response = receive(&mut stream, &mut decoder).await;
+        if response.status == 204 {
+            return scripts;
+        }
+        assert_eq!(response.status, 200);
+        request = Request {
+            target: response.next_uri.clone().unwrap(),
+            script_status: Some(ScriptStatus::Ok),
+            content_type: response.content_type.map(|kind| kind.of_response()),
+            body: execute(&response.body),
+            ..request
+        };
+    }
+    unreachable!()
+}
+
+async fn connect(address: SocketAddr, n: u32) -> SslStream<TcpStream> {
+    let identity = std::ffi::CString::new(iccid(n).to_string()).unwrap();
+    let mut builder = SslContextBuilder::new(SslMethod::tls_client()).unwrap();
+    builder.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
+    builder.set_cipher_list("PSK-AES128-CBC-SHA256").unwrap();
+    builder.set_psk_client_callback(move |_, _, out, psk| {
+        let identity = identity.as_bytes_with_nul();
+        out[..identity.len()].copy_from_slice(identity);
+        psk[..16].copy_from_slice(&PSK);
+        Ok(16)
+    });
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let mut stream = SslStream::new(Ssl::new(&builder.build()).unwrap(), tcp).unwrap();
+    Pin::new(&mut stream).connect().await.unwrap();
+    stream
+}
+
+async fn receive(stream: &mut SslStream<TcpStream>, decoder: &mut ResponseDecoder) -> Response {
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer).await.unwrap();
+        assert!(count > 0, "the server closed");
+        if let Some(response) = decoder.receive(&buffer[..count]).unwrap() {
+            return response;
+        }
+    }
+}
+
+fn execute(script: &[u8]) -> Vec<u8> {
+    let mut writer = ResponseWriter::new(LengthForm::Definite);
+    for item in Items::new(script).unwrap() {
+        item.unwrap();
+        writer.response(&apdu::Response::status(apdu::StatusWord::OK));
+    }
+    writer.finish()
+}
+
+/// Waits; the test's own time limit is the only deadline.
+async fn until(mut condition: impl AsyncFnMut() -> bool) {
+    while !condition().await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_poll_gets_what_runs_and_is_recorded() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(2, now).await;
+    let platform = start(&store, None).await;
+    let address = platform.port.address();
+    assert_eq!(poll(address, 0).await, 0, "nothing runs");
+    let campaign = platform.campaigns.create(TENANT, "update", &file_update(false)).await.unwrap();
+    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    assert_eq!(poll(address, 0).await, 1);
+    assert_eq!(poll(address, 0).await, 0, "once");
+    let id = CardId::from(iccid(0));
+    let card = store.card(id).await.unwrap().unwrap();
+    assert!(card.hot.applied.has(1) && card.exceptions.is_empty());
+    assert!(card.hot.last_update.unwrap() >= now);
+    let history = store.history(id, EpochMs(i64::MAX), 10).await.unwrap();
+    assert_eq!(history.len(), 1);
+    assert_eq!((history[0].campaign, history[0].result), (Some(CampaignId(1)), HistoryResult::Done));
+    assert_eq!(store.progress(CampaignId(1)).await.unwrap().done_by_poll, 1);
+    platform.campaigns.pause(TENANT, campaign.id).await.unwrap();
+    assert_eq!(poll(address, 1).await, 0, "paused");
+    platform.campaigns.resume(TENANT, campaign.id).await.unwrap();
+    assert_eq!(poll(address, 1).await, 1);
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_dialogue_that_breaks_marks_nothing_and_the_mark_is_read_first() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(1, now).await;
+    let platform = start(&store, None).await;
+    let campaign = platform.campaigns.create(TENANT, "update", &file_update(false)).await.unwrap();
+    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    let mut stream = connect(platform.port.address(), 0).await;
+    let first = Request::first("/poll".parse().unwrap(), "ota".parse().unwrap(), "card".parse().unwrap());
+    stream.write_all(&first.encode(Framing::ContentLength)).await.unwrap();
+    let response = receive(&mut stream, &mut ResponseDecoder::new(Limits::default())).await;
+    assert_eq!(response.status, 200);
+    drop(stream);
+    until(async || platform.port.open() == 0).await;
+    let id = CardId::from(iccid(0));
+    let card = store.card(id).await.unwrap().unwrap();
+    assert!(!card.hot.applied.has(1));
+    assert_eq!(card.exceptions.len(), 1);
+    // A card that answers 9000 without data to the reading of its mark has not got one that can be read.
+    poll(platform.port.address(), 0).await;
+    assert!(!store.card(id).await.unwrap().unwrap().hot.applied.has(1));
+    platform.stop().await;
+}
+
+/// A device at the air interface that answers deliveries; gives the user data of each.
+struct Device {
+    lines: tokio::io::Lines<BufReader<tokio::net::tcp::OwnedReadHalf>>,
+    write: tokio::net::tcp::OwnedWriteHalf,
+}
+
+impl Device {
+    async fn attach(air: SocketAddr, n: u32) -> Device {
+        let (read, write) = TcpStream::connect(air).await.unwrap().into_split();
+        let mut device = Device { lines: BufReader::new(read).lines(), write };
+        let imsi = format!("00101{n:010}");
+        device.say(json!({ "type": "attach", "imsi": imsi, "msisdn": msisdn(n).to_string() })).await;
+        assert_eq!(device.hear("attached").await["imsi"], imsi);
+        device
+    }
+
+    async fn say(&mut self, line: Value) {
+        self.write.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    async fn hear(&mut self, kind: &str) -> Value {
+        loop {
+            let line = self.lines.next_line().await.unwrap().unwrap();
+            let value: Value = serde_json::from_str(&line).unwrap();
+            assert_ne!(value["type"], "error", "{line}");
+            if value["type"] == kind {
+                return value;
+            }
+        }
+    }
+
+    /// The secured packet of one message, after its header.
+    async fn message(&mut self) -> Vec<u8> {
+        let delivery = self.hear("deliver").await;
+        self.say(json!({ "type": "report", "id": delivery["id"], "ok": true })).await;
+        let tpdu = hex::decode(delivery["tpdu"].as_str().unwrap()).unwrap();
+        let message = simtide_protocol::sms::Deliver::from_bytes(&tpdu).unwrap();
+        message.user_data.octets[3..].to_vec()
+    }
+}
+
+#[tokio::test]
+async fn a_trigger_calls_a_card_in_and_the_session_proves_it() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(3, now).await;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
+    let mut device = Device::attach(smsc.air, 2).await;
+    let platform = start(&store, Some(smsc.smpp)).await;
+    let campaign = platform.campaigns.create(TENANT, "update", &file_update(true)).await.unwrap();
+    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    let packet = device.message().await;
+    let opened = scp80::open(&packet, &keys()).unwrap();
+    assert_eq!(opened.data, [0x81, 0x00]);
+    let id = CardId::from(iccid(2));
+    let open = async || store.open_packets(id).await.unwrap();
+    until(async || open().await.first().is_some_and(|packet| packet.state == PacketState::Delivered)).await;
+    assert_eq!(poll(platform.port.address(), 2).await, 1);
+    assert_eq!(open().await, []);
+    let progress = store.progress(campaign.id).await.unwrap();
+    assert_eq!((progress.done_by_poll, progress.done_by_trigger), (0, 1));
+    let packet = store.packet(simtide_server::store::PacketKey { card: id, key_set: 1, counter: 1 });
+    assert_eq!(packet.await.unwrap().unwrap().state, PacketState::Proven(0));
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_in_two_parts_is_proven_by_its_receipt() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(1, now).await;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
+    let mut device = Device::attach(smsc.air, 0).await;
+    let platform = start(&store, Some(smsc.smpp)).await;
+    let profile = Profile::standard();
+    let card = CardId::from(iccid(0));
+    let wanted = Wanted {
+        card,
+        tar: Tar([0xB0, 0x00, 0x00]),
+        data: vec![0xA5; 150],
+        spi: Some(0x1639),
+        key_set: None,
+        validity_s: 600,
+    };
+    let packet = commands::send(&platform, TENANT, wanted.clone()).await.unwrap();
+    assert!(matches!(
+        commands::send(&platform, TENANT, wanted).await,
+        Err(commands::CommandRefused::OpenPacket)
+    ));
+    let (first, second) = (device.message().await, device.message().await);
+    // 07 00 03 ref 02 01 70 00, then 05 00 03 ref 02 02: three octets of each are cut off already.
+    let sealed = [&first[5..], &second[3..]].concat();
+    let opened = scp80::open(&sealed, &keys()).unwrap();
+    assert_eq!(opened.data, vec![0xA5; 150]);
+    let header = scp80::ResponseHeader {
+        tar: packet.tar,
+        counter: opened.header.counter,
+        status: scp80::ResponseStatus::PorOk,
+    };
+    let security = simtide_server::shell::sealing::security(&profile, packet.key, packet.spi).unwrap();
+    let answer =
+        scp80::seal_response(&header, &security, &keys(), &[1, 0x90, 0x00], Default::default()).unwrap();
+    let parts = simtide_protocol::sms::segment(
+        &answer,
+        simtide_protocol::sms::PacketKind::Response,
+        simtide_protocol::sms::Reference::after(0),
+    );
+    for (reference, part) in parts.unwrap().into_iter().enumerate() {
+        let to = simtide_protocol::sms::Address::number("500").unwrap();
+        let length = part.len() as u8;
+        let user_data = simtide_protocol::sms::UserData { length, octets: part };
+        let submit = simtide_protocol::sms::Submit::with_header(reference as u8, to, user_data);
+        let tpdu = hex::encode(submit.to_bytes());
+        let imsi = format!("00101{:010}", 0);
+        device.say(json!({ "type": "submit", "imsi": imsi, "ref": reference, "tpdu": tpdu })).await;
+    }
+    let state = async || store.packet(packet.key).await.unwrap().unwrap().state;
+    until(async || state().await == PacketState::Proven(0)).await;
+    let answer = platform.answers.find(packet.key).unwrap();
+    assert_eq!((answer.data.as_slice(), answer.authenticated), (&[1, 0x90, 0x00][..], true));
+    platform.stop().await;
+}
