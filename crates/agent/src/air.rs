@@ -143,6 +143,8 @@ async fn keep(address: String, mut inbox: mpsc::UnboundedReceiver<ToNetwork>, te
         match TcpStream::connect(&address).await {
             Ok(stream) => {
                 wait_ms = RECONNECT_MS_MIN;
+                // What was said while there was no line is said again by those who still mean it.
+                while inbox.try_recv().is_ok() {}
                 tell(NetworkEvent::Up);
                 let ended = talk(stream, &mut inbox, &tell).await;
                 tell(NetworkEvent::Down);

@@ -48,17 +48,43 @@ async fn serve(fleet: &Arc<Fleet>, mut stream: TcpStream) -> std::io::Result<()>
     read_frame(&mut stream, &mut frame).await?;
     let index = card(fleet, &frame);
     let Some(index) = index else { return write_frame(&mut stream, &[]).await };
+    let mut reader = Reader { fleet, index, channels: Vec::new() };
     let atr = fleet.slot(index).answer_to_reset();
     write_frame(&mut stream, &atr).await?;
     loop {
         read_frame(&mut stream, &mut frame).await?;
         match Order::parse(&frame) {
             Order::Atr => write_frame(&mut stream, &atr).await?,
-            Order::Apdu(command) => {
-                let response = fleet.slot(index).transmit(fleet, command);
-                write_frame(&mut stream, &response).await?;
-            }
+            Order::Apdu(command) => write_frame(&mut stream, &reader.transmit(command)).await?,
             Order::Off | Order::On | Order::Reset | Order::Unknown => {}
+        }
+    }
+}
+
+/// Someone at the door. The logical channels that were opened for them are closed with them: a card has few.
+struct Reader<'a> {
+    fleet: &'a Fleet,
+    index: u32,
+    channels: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn transmit(&mut self, command: &[u8]) -> Vec<u8> {
+        let response = self.fleet.slot(self.index).transmit(self.fleet, command);
+        match (command, &response[..]) {
+            // MANAGE CHANNEL (ETSI TS 102 221, 11.1.17): opened, the card chose the number.
+            ([_, 0x70, 0x00, 0x00, ..], [channel, 0x90 | 0x91, _]) => self.channels.push(*channel),
+            ([_, 0x70, 0x80, closed, ..], [0x90 | 0x91, _]) => self.channels.retain(|open| open != closed),
+            _ => {}
+        }
+        response
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        for channel in &self.channels {
+            self.fleet.slot(self.index).transmit(self.fleet, &[0x00, 0x70, 0x80, *channel]);
         }
     }
 }
