@@ -9,3 +9,5 @@ pub mod metrics;
 pub mod shell;
 pub mod smpp;
 pub mod store;
+pub mod vault;
+pub mod vault;

@@ -278,7 +278,7 @@ impl Apply<'_> {
     }
 
     fn has_open_packet(&self, card: CardId) -> Applied<bool> {
-        let sql = "SELECT 1 FROM packet WHERE bucket = ?1 AND card = ?2 AND state < 5 LIMIT 1";
+        let sql = "SELECT 1 FROM packet INDEXED BY packet_open WHERE bucket = ?1 AND card = ?2 AND state < 5 LIMIT 1";
         Ok(self.one(sql, params![self.bucket(card), card.as_bytes()], |_| Ok(()))?.is_some())
     }
 

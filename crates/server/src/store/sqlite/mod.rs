@@ -102,7 +102,8 @@ impl SqliteStore {
         let plan = |sql: &str| -> rusqlite::Result<String> {
             connection.execute_batch(read::LAST_UPDATE_INDEX)?;
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-            let lines = statement.query_map([], |row| row.get::<_, String>(3))?;
+            // Plans do not depend on the values, which stay unset.
+            let lines = statement.raw_query().mapped(|row| row.get::<_, String>(3));
             Ok(lines.collect::<Result<Vec<_>, _>>()?.join("; "))
         };
         let failed = |error: rusqlite::Error| StoreError::Failed(error.to_string());

@@ -40,7 +40,7 @@ pub(super) fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
         (
             "exceptions that are due",
             exceptions_sql(),
-            "SEARCH exception USING COVERING INDEX exception_due \
+            "SEARCH exception USING INDEX exception_due \
              (bucket=? AND campaign=? AND status=? AND (retry_at,card)>(?,?) AND retry_at<?)",
         ),
         ("history", history_sql(), "SEARCH history USING PRIMARY KEY (bucket=? AND card=? AND at<?)"),
@@ -61,7 +61,8 @@ fn hot_sql() -> String {
 
 fn open_packets_sql() -> String {
     format!(
-        "SELECT {PACKET_COLUMNS} FROM packet WHERE bucket = ?1 AND card = ?2 AND state < 5 ORDER BY key_set, counter"
+        "SELECT {PACKET_COLUMNS} FROM packet INDEXED BY packet_open WHERE bucket = ?1 AND card = ?2 AND state < 5 \
+         ORDER BY key_set, counter"
     )
 }
 
@@ -197,6 +198,7 @@ impl Reads<'_> {
             let candidate = Candidate { card: card_at(row, 0)?, hot: hot_at(row, 1)? };
             if rules::filter_shows(filter, &candidate.hot) {
                 if found.len() == rows_max {
+                    let last = found.last().map(|candidate: &Candidate| candidate.card);
                     return Ok((Page { rows: found, end: false }, last));
                 }
                 found.push(candidate);
