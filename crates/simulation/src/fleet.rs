@@ -31,7 +31,7 @@ use simtide_protocol::ids::{Iccid, Imsi};
 use simtide_protocol::profile::Profile;
 
 pub use build::FleetError;
-pub use status::Status;
+pub use status::{Status, rss_bytes};
 
 use schedule::Schedule;
 use slot::Slot;
