@@ -10,4 +10,3 @@ pub mod shell;
 pub mod smpp;
 pub mod store;
 pub mod vault;
-pub mod vault;
