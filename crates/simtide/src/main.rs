@@ -4,11 +4,15 @@
 //! logs and progress to standard error, so that the output of every role can be piped.
 
 mod agent;
+mod campaign;
 mod card;
+mod cards;
+mod client;
 mod fleet;
 mod logging;
 mod packet;
 mod serve;
+mod simulate;
 mod smsc;
 
 use std::process::ExitCode;
@@ -32,6 +36,10 @@ struct Simtide {
 enum Role {
     /// Run the platform: card port, SMPP links, campaigns, API
     Serve(serve::Args),
+    /// Make, start, follow and end campaigns
+    Campaign(campaign::Args),
+    /// List and show cards, send them single commands
+    Cards(cards::Args),
     /// Seal and open SCP80 packets by hand
     Packet(packet::Args),
     /// Run a short-message service centre for simulations: SMPP to platforms, an air interface to devices
@@ -42,6 +50,8 @@ enum Role {
     Agent(agent::Args),
     /// Run many devices with a card each, on real sockets
     Fleet(fleet::Args),
+    /// Run the planner against a model of millions of cards on a virtual clock
+    Simulate(simulate::Args),
 }
 
 fn main() -> ExitCode {
@@ -65,10 +75,13 @@ fn main() -> ExitCode {
 fn run(role: Role) -> Outcome {
     match role {
         Role::Serve(args) => serve::run(args),
+        Role::Campaign(args) => campaign::run(args),
+        Role::Cards(args) => cards::run(args),
         Role::Packet(args) => packet::run(args),
         Role::Smsc(args) => smsc::run(args),
         Role::Card(args) => card::run(args),
         Role::Agent(args) => agent::run(args),
         Role::Fleet(args) => fleet::run(args),
+        Role::Simulate(args) => simulate::run(args),
     }
 }

@@ -284,7 +284,7 @@ impl Flow {
             return 0.0;
         }
         let wanted = free / self.yielded.value().clamp(YIELD_MIN, 1.0) * self.brake;
-        let in_flight = load.in_flight.total();
+        let in_flight = load.in_flight.moving();
         let response = self.response.value();
         // At least what one tick sends is in flight, however quick the answers are.
         let explained = wanted * response.max(elapsed);
@@ -298,7 +298,7 @@ impl Flow {
         let begun = f64::from(seen.polled) + f64::from(seen.arrived);
         self.session.add(f64::from(load.open) * elapsed, begun, 1.0 / 256.0);
         let resolved = f64::from(seen.arrived) + f64::from(seen.expired);
-        self.response.add(load.in_flight.total() * elapsed, resolved, 1.0 / 512.0);
+        self.response.add(load.in_flight.moving() * elapsed, resolved, 1.0 / 512.0);
         self.yielded.add(f64::from(seen.arrived), resolved, 1.0 / 512.0);
 
         let due = load.polls_due_per_day as f64 / DAY_MS * elapsed;
@@ -324,11 +324,9 @@ impl Flow {
 }
 
 impl InFlight {
-    fn total(&self) -> f64 {
-        f64::from(self.submitted)
-            + f64::from(self.accepted)
-            + f64::from(self.delivered)
-            + f64::from(self.stored)
+    /// Those that can bring a session at any moment.
+    fn moving(&self) -> f64 {
+        f64::from(self.submitted) + f64::from(self.accepted) + f64::from(self.delivered)
     }
 }
 

@@ -89,9 +89,10 @@ impl Forecast {
         }
     }
 
-    /// A card is no longer expected at this date.
+    /// A card is no longer expected at this date. The slot in progress keeps its count: most of those that leave it
+    /// have just come, as expected, and its rate must not sink while they do.
     pub fn remove(&mut self, date: EpochMs) {
-        if let Some(place) = self.slot_of(date) {
+        if let Some(place) = self.slot_of(date).filter(|_| date.0.div_euclid(self.slot_ms) > self.first) {
             self.counts[place] = self.counts[place].saturating_sub(1);
         }
     }
@@ -213,6 +214,15 @@ mod tests {
         assert_eq!(forecast.due_per_day(EpochMs(0), HOUR), 0);
         forecast.advance(EpochMs(1_000 * HOUR));
         assert_eq!(forecast.due_per_day(EpochMs(1_000 * HOUR), 24 * HOUR), 0);
+    }
+
+    #[test]
+    fn the_slot_in_progress_keeps_its_rate_while_its_cards_come() {
+        let mut forecast = hourly(24, 0);
+        (0..60).for_each(|minute| forecast.add(EpochMs(HOUR + minute * 60_000)));
+        forecast.advance(EpochMs(HOUR));
+        (0..40).for_each(|minute| forecast.moved(EpochMs(HOUR + minute * 60_000), EpochMs(100 * HOUR)));
+        assert_eq!(forecast.due_per_day(EpochMs(HOUR + 40 * 60_000), 60_000), 60 * 24);
     }
 
     #[test]
