@@ -105,6 +105,7 @@ impl Dialogue {
             self.asked = true;
             let mut memory = Memory::load(host);
             memory.resume = true;
+            memory.open = true;
             memory.save(host);
         }
         let plain = self.tls.read();

@@ -7,12 +7,15 @@ use simtide_protocol::trigger::SessionParameters;
 const VERSION: u8 = 0x01;
 const RESUME: u8 = 0x01;
 const WANTED: u8 = 0x02;
+const OPEN: u8 = 0x04;
 
-/// Layout: version `01`, flags (1 resume, 2 wanted), failures, parameters of the trigger as in tag 83.
+/// Layout: version `01`, flags (1 resume, 2 wanted, 4 open), failures, parameters of the trigger as in tag 83.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Memory {
     /// The last dialogue broke: the next one says so.
     pub(super) resume: bool,
+    /// A dialogue is under way. Where this is found at start, the power went within it.
+    pub(super) open: bool,
     /// A trigger that has not been served, with what it said.
     pub(super) wanted: Option<SessionParameters>,
     /// Sessions that failed in a row.
@@ -26,14 +29,15 @@ impl Memory {
         let [VERSION, flags, failures, parameters @ ..] = stored.as_slice() else { return Self::default() };
         let wanted = (flags & WANTED != 0)
             .then(|| SessionParameters::decode(parameters, RetryTimerCoding::SemiOctets).unwrap_or_default());
-        Self { resume: flags & RESUME != 0, wanted, failures: *failures }
+        Self { resume: flags & RESUME != 0, open: flags & OPEN != 0, wanted, failures: *failures }
     }
 
     pub(super) fn save(&self, host: &mut dyn Host) {
         if *self == Self::default() {
             return host.write_memory(&[]);
         }
-        let flags = if self.resume { RESUME } else { 0 } | if self.wanted.is_some() { WANTED } else { 0 };
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        let flags = flag(self.resume, RESUME) | flag(self.wanted.is_some(), WANTED) | flag(self.open, OPEN);
         let mut bytes = vec![VERSION, flags, self.failures];
         if let Some(parameters) = &self.wanted {
             // It was decoded from a trigger, so it fits into one.

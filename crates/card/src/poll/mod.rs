@@ -3,7 +3,7 @@
 //!
 //! | state | accepts | next |
 //! |---|---|---|
-//! | Off: before TERMINAL PROFILE | TERMINAL PROFILE | Asking, or Opening where a trigger waits |
+//! | Off: before TERMINAL PROFILE | TERMINAL PROFILE | Asking; Opening where a trigger waits; Retrying where the power went within a dialogue |
 //! | Asking: for date and time | terminal response | Waiting, or Opening where the date has come |
 //! | Waiting: a timer of at most 24 h runs, or none | timer expiration: Asking; trigger: Opening | |
 //! | Retrying: a timer runs after a session that failed | timer expiration, trigger | Opening |
@@ -140,7 +140,11 @@ impl Agent {
         *self = Self::default();
         let events = vec![DeviceEvent::DataAvailable, DeviceEvent::ChannelStatus];
         self.enqueue(host, token::EVENTS, Proactive::SetUpEventList(events));
-        if Memory::load(host).wanted.is_some() {
+        let memory = Memory::load(host);
+        if memory.open {
+            // The power went within a dialogue, perhaps after the next date had been written.
+            self.failed(host, None, SessionFailure::ChannelLost);
+        } else if memory.wanted.is_some() {
             self.open_session(host, channels);
         } else {
             self.ask_time(host);
@@ -440,6 +444,7 @@ impl Agent {
                 settings.retry(&file)
             });
         let mut memory = Memory::load(host);
+        memory.open = false;
         if u16::from(memory.failures) < retries {
             memory.failures += 1;
             memory.save(host);

@@ -394,6 +394,21 @@ fn a_session_that_breaks_is_resumed_after_a_pause() {
 }
 
 #[test]
+fn a_dialogue_that_the_power_ended_is_resumed_whatever_date_was_written() {
+    let mut bench = bench(START);
+    bench.answers.push_back(script(Some("A00000055910100001"), 10));
+    bench.card.writes_date = Some(START.plus_s(7 * DAY_S).seconds() as u32);
+    bench.power_on();
+    bench.power_on();
+    assert_eq!((bench.timer_s, bench.next_day(), bench.agent.is_in_session()), (Some(607), 7, false));
+    bench.answers.push_back(Response::end());
+    bench.card.writes_date = None;
+    bench.wait();
+    assert!(bench.requests[2].resume);
+    assert_eq!((bench.next_day(), bench.card.memory.len()), (27, 0));
+}
+
+#[test]
 fn what_stays_unreachable_is_given_up_until_the_next_period() {
     let mut bench = bench(START);
     bench.unreachable = true;
