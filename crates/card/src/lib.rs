@@ -21,6 +21,7 @@ mod authenticate;
 mod card;
 mod channel;
 mod files;
+pub mod fuzz;
 mod keys;
 mod messages;
 pub mod ota;

@@ -2,8 +2,10 @@
 //! `fuzz/README.md`); their corpora are replayed by `tests/corpora.rs`.
 
 mod administration;
+mod coding;
 
 pub use administration::{scp81_request, scp81_response, script, script_response, trigger};
+pub use coding::{card_file_contents, tlv};
 
 use crate::ids::{EpochMs, Tar};
 use crate::scp80::{

@@ -21,6 +21,8 @@ const TARGETS: &[(&str, Target)] = &[
     ("script", fuzz::script),
     ("script_response", fuzz::script_response),
     ("trigger", fuzz::trigger),
+    ("tlv", fuzz::tlv),
+    ("card_file_contents", fuzz::card_file_contents),
 ];
 
 /// Every seed with its target.

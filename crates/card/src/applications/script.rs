@@ -62,6 +62,10 @@ impl Card {
                     break;
                 }
             };
+            // Whatever cannot be answered is not run either.
+            if answer.size() + RESPONSE_OVERHEAD > capacity {
+                break;
+            }
             let mut response = match Command::parse(bytes) {
                 Ok(command) => self.application_command(application, &mut session, &command),
                 Err(_) => StatusWord::WRONG_LENGTH.into(),
