@@ -13,8 +13,8 @@ use simtide_agent::clock::Clock as AirClock;
 use simtide_platform::card::{Applied, CardState};
 use simtide_protocol::apdu;
 use simtide_protocol::ids::{Bucket, CardId, EpochMs, Iccid, Imsi, Msisdn, Tar};
-use simtide_protocol::profile::{Profile, STANDARD_TEXT};
-use simtide_protocol::scp80::{self, Key, KeySet};
+use simtide_protocol::profile::STANDARD_TEXT;
+use simtide_protocol::scp80::{self, Key, KeySet, Kic, Kid, Security};
 use simtide_protocol::scp81::{Framing, Limits, Request, Response, ResponseDecoder, ScriptStatus};
 use simtide_protocol::script::expanded::{Items, LengthForm, ResponseWriter};
 use simtide_server::card_port::Psk;
@@ -22,7 +22,7 @@ use simtide_server::config::Config;
 use simtide_server::shell::Platform;
 use simtide_server::shell::campaigns::Definition;
 use simtide_server::shell::commands::{self, Wanted};
-use simtide_server::shell::core::{Keyring, KeyringError};
+use simtide_server::shell::keyring::{CardKeySet, Keyring, KeyringError};
 use simtide_server::store::model::ModelStore;
 use simtide_server::store::{
     Alias, Batch, CampaignId, CardHot, CardRecord, DirectoryRow, Group, HistoryResult, NewCard, Op,
@@ -47,12 +47,12 @@ impl Keyring for TestKeyring {
         Ok(Some(Psk::new(PSK.to_vec())))
     }
 
-    fn psk_of_nobody(&self) -> Option<Psk> {
-        None
-    }
+    fn psk_of_nobody(&self) {}
 
-    fn ota_keys(&self, _card: &CardRecord) -> Result<Vec<(u8, KeySet)>, KeyringError> {
-        Ok((1..=3).map(|index| (index, keys())).collect())
+    fn ota_keys(&self, _card: &CardRecord) -> Result<Vec<CardKeySet>, KeyringError> {
+        let octet = |index: u8| index << 4 | 0x02;
+        let set = |index| CardKeySet { index, kic: Kic(octet(index)), kid: Kid(octet(index)), keys: keys() };
+        Ok((1..=3).map(set).collect())
     }
 }
 
@@ -338,7 +338,6 @@ async fn a_command_in_two_parts_is_proven_by_its_receipt() {
     let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
     let mut device = Device::attach(smsc.air, 0).await;
     let platform = start(&store, Some(smsc.smpp)).await;
-    let profile = Profile::standard();
     let card = CardId::from(iccid(0));
     let wanted = Wanted {
         card,
@@ -363,7 +362,7 @@ async fn a_command_in_two_parts_is_proven_by_its_receipt() {
         counter: opened.header.counter,
         status: scp80::ResponseStatus::PorOk,
     };
-    let security = simtide_server::shell::sealing::security(&profile, packet.key, packet.spi).unwrap();
+    let security = Security { spi: [0x16, 0x39].into(), kic: Kic(0x12), kid: Kid(0x12) };
     let answer =
         scp80::seal_response(&header, &security, &keys(), &[1, 0x90, 0x00], Default::default()).unwrap();
     let parts = simtide_protocol::sms::segment(

@@ -85,11 +85,11 @@ pub async fn send(platform: &Platform, tenant: TenantId, wanted: Wanted) -> Resu
     }
     let catalogue = core.catalogue();
     let profile = catalogue.profile(card.hot.profile).ok_or(SealingError::Profile)?;
-    let (key_set, spi) = protection(profile, &wanted)?;
+    let (key_set, spi) = key_set_and_spi(profile, &wanted)?;
     let key = PacketKey { card: wanted.card, key_set, counter: 0 };
-    let security = sealing::security(profile, key, spi)?;
+    let (security, keys) = sealing::protection(core, &card, profile, key_set, spi)?;
     let minimum = profile.application_by_tar(wanted.tar).map_or(Spi::new(0, 0), |one| one.minimum_spi);
-    may_send(&security, &sealing::keys(core, &card, profile, key_set)?, minimum, Waiver::default())?;
+    may_send(&security, &keys, minimum, Waiver::default())?;
     let at = core.now();
     let deadline: EpochMs = at.plus_s(i64::from(wanted.validity_s));
     let command = Command {
@@ -127,7 +127,7 @@ pub async fn send(platform: &Platform, tenant: TenantId, wanted: Wanted) -> Resu
 }
 
 /// Key set and SPI: as asked for, else as the profile says.
-fn protection(profile: &Profile, wanted: &Wanted) -> Result<(u8, u16), CommandRefused> {
+fn key_set_and_spi(profile: &Profile, wanted: &Wanted) -> Result<(u8, u16), CommandRefused> {
     let receiver = profile.application_by_tar(wanted.tar).ok_or(CommandRefused::Receiver(wanted.tar))?;
     let first = receiver.key_sets.first().copied();
     let key_set = wanted.key_set.or(first).ok_or(SealingError::KeySet(0))?;

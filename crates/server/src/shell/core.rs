@@ -6,31 +6,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use simtide_platform::card::{CardView, Tags};
 use simtide_protocol::ids::{Bucket, CardId, Eid, EpochMs};
 use simtide_protocol::profile::Profile;
-use simtide_protocol::scp80::KeySet;
 use tokio::sync::watch;
 
-use crate::card_port::Psk;
+use super::keyring::{Keyring, NOBODY};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::{
-    Batch, Candidate, CardRecord, Committed, Directory, DirectoryRow, Group, Lease, Op, OperatorId,
-    ProfileId, Store, StoreError, TenantId,
+    Batch, Candidate, Committed, Directory, DirectoryRow, Group, Lease, Op, OperatorId, ProfileId, Store,
+    StoreError, TenantId,
 };
-
-/// Opens the sealed keys of cards; the boundary to the vault.
-pub trait Keyring: Send + Sync {
-    /// The key of the card port; `None` where the card has none.
-    fn psk(&self, card: &CardRecord) -> Result<Option<Psk>, KeyringError>;
-    /// As much work as [`Keyring::psk`], for nobody.
-    fn psk_of_nobody(&self) -> Option<Psk>;
-    /// The OTA key sets by their index.
-    fn ota_keys(&self, card: &CardRecord) -> Result<Vec<(u8, KeySet)>, KeyringError>;
-}
-
-/// Why keys cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("the keys of the card cannot be opened: {0}")]
-pub struct KeyringError(pub String);
 
 /// What every loop shares.
 pub struct Core {
@@ -48,9 +32,6 @@ pub struct Core {
     catalogue: RwLock<Arc<Catalogue>>,
     fatal: watch::Sender<Option<String>>,
 }
-
-/// The EID of no card: its issuer does not exist.
-const NOBODY: &str = "000000000000000000000000000000";
 
 /// The leases of this process.
 struct Leases {
@@ -125,7 +106,7 @@ impl Core {
     pub async fn work_of_a_stranger(&self) {
         let any = CardId::from(self.stranger);
         let _ = self.store.card(any).await;
-        let _ = self.keyring.psk_of_nobody();
+        self.keyring.psk_of_nobody();
     }
 
     /// Profiles, tags, operators and tenants.

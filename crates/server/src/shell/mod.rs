@@ -9,6 +9,7 @@
 //! | [`sending`], [`sealing`], [`flight`] | packets to the SMSC, and what becomes of them |
 //! | [`proofs`] | messages from phones, matched to open commands |
 //! | [`commands`] | a single command to a single card |
+//! | [`keyring`] | the boundary to the vault |
 //! | [`tide`] | expected polls, and the date that a card is given |
 //!
 //! Every effect follows a durable commit, and what came of an effect comes back as an event. A store that fails ends
@@ -18,6 +19,7 @@ pub mod campaigns;
 pub mod commands;
 pub mod core;
 pub mod flight;
+pub mod keyring;
 pub mod planning;
 pub mod proofs;
 pub mod sealing;
@@ -33,8 +35,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use self::campaigns::Campaigns;
-use self::core::{Core, Keyring};
+use self::core::Core;
 use self::flight::Flight;
+use self::keyring::Keyring;
 use self::planning::{Planning, Results, Trace, WISHES_MAX};
 use self::proofs::{Answers, INCOMING_MAX};
 use self::sending::{Outbox, Outgoing};

@@ -133,8 +133,8 @@ async fn proof(
 fn read(core: &Core, card: &Card, command: &Packet, packet: &[u8]) -> Option<Response> {
     let catalogue = core.catalogue();
     let profile = catalogue.profile(card.hot.profile)?;
-    let security = sealing::security(profile, command.key, command.spi).ok()?;
-    let keys = sealing::keys(core, card, profile, command.key.key_set).ok()?;
+    let protection = sealing::protection(core, card, profile, command.key.key_set, command.spi);
+    let (security, keys) = protection.ok()?;
     let response = scp80::open_response(packet, &security, &keys).ok()?;
     let same = Counter::new(command.key.counter) == Some(response.header.counter);
     // The counter in these may be the card's own.

@@ -9,7 +9,8 @@ use simtide_protocol::scp80::{self, CommandHeader, Counter, KeySet, SealError, S
 use simtide_protocol::sms::{PacketKind, Reference, SegmentError, segment};
 use simtide_protocol::trigger::{Trigger, TriggerError};
 
-use super::core::{Core, KeyringError};
+use super::core::Core;
+use super::keyring::KeyringError;
 use crate::store::{Card, Origin, Packet, PacketKey};
 
 /// Why a packet cannot be sent.
@@ -45,8 +46,7 @@ pub enum SealingError {
 pub fn seal(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<Vec<u8>>, SealingError> {
     let catalogue = core.catalogue();
     let profile = catalogue.profile(card.hot.profile).ok_or(SealingError::Profile)?;
-    let security = security(profile, packet.key, packet.spi)?;
-    let keys = keys(core, card, profile, packet.key.key_set)?;
+    let (security, keys) = protection(core, card, profile, packet.key.key_set, packet.spi)?;
     let minimum =
         profile.application_by_tar(packet.tar).map_or(Spi::new(0, 0), |application| application.minimum_spi);
     may_send(&security, &keys, minimum, Waiver::default())?;
@@ -64,19 +64,19 @@ pub fn seal(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<Vec<u8>>, S
     Ok(segment(&sealed, PacketKind::Command, reference(packet.key))?)
 }
 
-/// SPI, KIc and KID of a packet.
-pub fn security(profile: &Profile, key: PacketKey, spi: u16) -> Result<Security, SealingError> {
-    let set = profile.key_set(key.key_set).ok_or(SealingError::KeySet(key.key_set))?;
-    Ok(Security { spi: spi.to_be_bytes().into(), kic: set.kic, kid: set.kid })
-}
-
-/// The keys of a card behind a key set index.
-pub fn keys(core: &Core, card: &Card, profile: &Profile, index: u8) -> Result<KeySet, SealingError> {
-    let definition = profile.key_set(index).ok_or(SealingError::KeySet(index))?;
+/// How a packet of a key set is protected, and with which keys of the card.
+pub fn protection(
+    core: &Core,
+    card: &Card,
+    profile: &Profile,
+    key_set: u8,
+    spi: u16,
+) -> Result<(Security, KeySet), SealingError> {
+    let definition = profile.key_set(key_set).ok_or(SealingError::KeySet(key_set))?;
     let sets = core.keyring.ota_keys(&card.record)?;
-    let mut found = sets.into_iter().find(|(known, _)| *known == index).ok_or(SealingError::KeySet(index))?.1;
-    found.cmac_length = definition.cmac_length;
-    Ok(found)
+    let mut set = sets.into_iter().find(|set| set.index == key_set).ok_or(SealingError::KeySet(key_set))?;
+    set.keys.cmac_length = definition.cmac_length;
+    Ok((Security { spi: spi.to_be_bytes().into(), kic: set.kic, kid: set.kid }, set.keys))
 }
 
 /// Where a card takes triggers, and by which key set.
