@@ -7,5 +7,6 @@ pub mod content;
 pub mod delivery;
 pub mod flow;
 pub mod forecast;
+pub mod fuzz;
 pub mod poll;
 pub mod trace;
