@@ -4,6 +4,7 @@ pub mod api;
 pub mod card_port;
 pub mod clock;
 pub mod config;
+pub mod import;
 pub mod kill_point;
 pub mod metrics;
 pub mod shell;

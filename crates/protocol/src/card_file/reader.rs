@@ -14,7 +14,7 @@ const HEADER_LINES_MAX: u64 = 1_000;
 const COLUMNS_MAX: usize = 200;
 
 /// What the reader must be told beside the file.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Settings {
     /// Format; `None`: found from the first line.
     pub format: Option<Format>,

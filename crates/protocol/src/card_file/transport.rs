@@ -37,6 +37,7 @@ pub enum TransportError {
 }
 
 /// A transport key with the index that files name it by. Wiped when dropped.
+#[derive(Clone)]
 pub struct TransportKey {
     index: u32,
     key: Secret,
