@@ -5,6 +5,7 @@ pub mod card_port;
 pub mod clock;
 pub mod config;
 pub mod import;
+pub mod fuzz;
 pub mod kill_point;
 pub mod metrics;
 pub mod shell;

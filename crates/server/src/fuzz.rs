@@ -1,0 +1,149 @@
+//! Fuzz targets: any bytes, no panic, and what must always hold (fuzz/README.md).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::smpp::link::{Command, Input, Machine};
+use crate::smpp::{Connection, LinkConfig, LinkEvent, Submit};
+
+/// Submits of one run; more show nothing new.
+const SUBMITS_MAX: u64 = 200;
+const WINDOW: u16 = 3;
+const BINDS: u8 = 2;
+
+/// An SMPP link in the hands of a hostile SMSC and a hasty caller. The input is a list of operations; see
+/// [`Run::step`]. Every message gets exactly one outcome, the window is kept, and what is written are whole PDUs.
+pub fn smpp_link(data: &[u8]) {
+    let config = LinkConfig { window: WINDOW, binds: BINDS, queue_max: 50, ..LinkConfig::default() };
+    let mut run = Run {
+        machine: Machine::new(config),
+        now: Duration::ZERO,
+        connections: vec![Connection { bind: 0, attempt: 0 }; usize::from(BINDS)],
+        outcomes: HashMap::new(),
+        submits: 0,
+        stopped: false,
+    };
+    run.machine.handle_deadline(run.now);
+    run.collect();
+    let mut rest = data;
+    while let Some((&operation, after)) = rest.split_first() {
+        rest = run.step(operation, after);
+        run.collect();
+    }
+    run.finish();
+}
+
+struct Run {
+    machine: Machine,
+    now: Duration,
+    /// The latest connection of each bind.
+    connections: Vec<Connection>,
+    /// By token: how many outcomes.
+    outcomes: HashMap<u64, u32>,
+    submits: u64,
+    stopped: bool,
+}
+
+impl Run {
+    /// One operation: the low three bits say which, the fourth on which bind. Answers what is left of the input.
+    fn step<'d>(&mut self, operation: u8, after: &'d [u8]) -> &'d [u8] {
+        let connection = self.connections[usize::from(operation >> 3) % self.connections.len()];
+        let argument = after.first().copied().unwrap_or_default();
+        match operation & 0x07 {
+            0 => self.submit(argument),
+            // Raw bytes, as many as the argument says.
+            1 => {
+                let (bytes, rest) = after
+                    .get(1..)
+                    .unwrap_or_default()
+                    .split_at(usize::from(argument).min(after.len().saturating_sub(1)));
+                self.machine.handle(self.now, Input::Bytes(connection, bytes));
+                return rest;
+            }
+            // A bind answered well: sequence 1 is the bind.
+            2 => {
+                self.machine.handle(self.now, Input::Connected(connection));
+                self.answer(connection, 0x8000_0009, 0, 1);
+            }
+            // An answer to a recent submit.
+            3 => {
+                let status = [0, 0, 0x58, 0x14, 0x0B, 0x08, 0xFF, 0x0D][usize::from(argument >> 5)];
+                self.answer(connection, 0x8000_0004, status, u32::from(argument & 0x1F));
+            }
+            4 => self.machine.handle(self.now, Input::Lost(connection)),
+            5 => {
+                self.now += Duration::from_millis(u64::from(argument) * 250);
+                self.machine.handle_deadline(self.now);
+            }
+            6 => self.answer(connection, 0x8000_0000, u32::from(argument), u32::from(operation >> 4)),
+            _ if argument == 0xFF => self.machine.handle(self.now, Input::Shutdown),
+            _ => self.machine.handle(self.now, Input::Connected(connection)),
+        }
+        after.get(1..).unwrap_or_default()
+    }
+
+    fn submit(&mut self, argument: u8) {
+        if self.submits >= SUBMITS_MAX {
+            return;
+        }
+        let Ok(destination) = format!("43664{:07}", argument & 0x03).parse() else { return };
+        let group = (argument & 0x80 != 0).then_some(u64::from(argument & 0x0F));
+        let submit = Submit { group, ..Submit::binary(self.submits, destination, vec![argument]) };
+        if self.machine.submit(self.now, submit).is_ok() {
+            self.outcomes.insert(self.submits, 0);
+        }
+        self.submits += 1;
+    }
+
+    fn answer(&mut self, connection: Connection, id: u32, status: u32, sequence: u32) {
+        let pdu: Vec<u8> =
+            [17, id, status, sequence].iter().flat_map(|word| word.to_be_bytes()).chain([0]).collect();
+        self.machine.handle(self.now, Input::Bytes(connection, &pdu));
+    }
+
+    fn collect(&mut self) {
+        while let Some(command) = self.machine.next_command() {
+            match command {
+                Command::Connect(connection) => self.connections[connection.bind] = connection,
+                Command::Write(_, bytes) => {
+                    let mut rest = bytes.as_slice();
+                    while let Some((length, _)) = rest.split_first_chunk::<4>() {
+                        let length = u32::from_be_bytes(*length) as usize;
+                        assert!((16..=rest.len()).contains(&length), "a whole PDU");
+                        rest = &rest[length..];
+                    }
+                    assert!(rest.is_empty(), "nothing after the last PDU");
+                }
+                Command::Close(_) => {}
+                Command::Report(event) => self.report(&event),
+            }
+        }
+        assert!(self.machine.figures().in_flight <= usize::from(WINDOW) * usize::from(BINDS));
+    }
+
+    fn report(&mut self, event: &LinkEvent) {
+        assert!(!self.stopped, "nothing follows Stopped");
+        match event {
+            LinkEvent::Accepted { token, .. }
+            | LinkEvent::Refused { token, .. }
+            | LinkEvent::Unknown { token } => *self.outcomes.entry(*token).or_insert(0) += 1,
+            LinkEvent::Stopped { .. } => self.stopped = true,
+            _ => {}
+        }
+    }
+
+    /// Ends the link: every message has its outcome, and nothing waits.
+    fn finish(mut self) {
+        self.machine.handle(self.now, Input::Shutdown);
+        self.collect();
+        for connection in self.connections.clone() {
+            self.machine.handle(self.now, Input::Lost(connection));
+            self.collect();
+        }
+        assert!(self.machine.is_stopped());
+        assert_eq!((self.machine.pending(), self.machine.figures().in_flight), (0, 0));
+        for (token, outcomes) in &self.outcomes {
+            assert_eq!(*outcomes, 1, "outcomes of message {token}");
+        }
+    }
+}
