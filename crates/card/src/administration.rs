@@ -101,7 +101,9 @@ impl Host for Administered<'_> {
     ) -> (ScriptStatus, Vec<u8>) {
         match self.card.targeted(application, content_type) {
             Ok(application) => {
-                (ScriptStatus::Ok, self.card.run_script(&application, script, ANSWER_BYTES_MAX))
+                let answer = self.card.run_script(&application, script, ANSWER_BYTES_MAX);
+                self.card.refresh_changed_files();
+                (ScriptStatus::Ok, answer)
             }
             Err(status) => (status, Vec::new()),
         }

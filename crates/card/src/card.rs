@@ -37,6 +37,8 @@ pub(crate) struct Session {
     pub(crate) ota: ota::Receiver,
     /// The recurring-poll agent's volatile state: its dialogue.
     pub(crate) poll: poll::Agent,
+    /// Files whose content scripts have changed since the last REFRESH.
+    pub(crate) changed_files: std::collections::BTreeSet<crate::files::FileId>,
     /// A load file or patch on its way in, block by block.
     pub(crate) loading: crate::applications::Loading,
 }
@@ -143,11 +145,13 @@ impl Card {
             return StatusWord::SECURE_MESSAGING_NOT_SUPPORTED.into();
         }
         let mut response = match (command.cla & 0xF0, command.ins) {
-            (0x80, 0x10 | 0x12 | 0x14 | 0xC2) if number != 0 => StatusWord::CHANNEL_NOT_SUPPORTED.into(),
-            (0x80, 0x10) => self.terminal_profile(environment, command),
-            (0x80, 0x12) => self.fetch(command),
-            (0x80, 0x14) => self.terminal_response(environment, command),
-            (0x80, 0xC2) => self.envelope(environment, command),
+            (0x80 | 0xA0, 0x10 | 0x12 | 0x14 | 0xC2) if number != 0 => {
+                StatusWord::CHANNEL_NOT_SUPPORTED.into()
+            }
+            (0x80 | 0xA0, 0x10) => self.terminal_profile(environment, command),
+            (0x80 | 0xA0, 0x12) => self.fetch(command),
+            (0x80 | 0xA0, 0x14) => self.terminal_response(environment, command),
+            (0x80 | 0xA0, 0xC2) => self.envelope(environment, command),
             (0x00, 0x70) => self.manage_channel(number, command),
             _ => self.on_channel(number, command),
         };
@@ -164,7 +168,9 @@ impl Card {
         };
         let keeps = self.profile.keeps_response_data;
         let authority = self.terminal_authority();
-        let response = if command.ins == 0xC0 && command.cla & 0x70 == 0 {
+        let response = if command.cla == 0xA0 {
+            self.gsm_command(&mut channel, authority, command)
+        } else if command.ins == 0xC0 && command.cla & 0x70 == 0 {
             channel.get_response(command)
         } else {
             channel.kept.clear();
@@ -297,7 +303,7 @@ fn limited(command: &Command<'_>, mut response: Response) -> Response {
 }
 
 impl Channel {
-    /// GET RESPONSE (ETSI TS 102 221, 11.1.? and ISO/IEC 7816-4).
+    /// GET RESPONSE (ISO/IEC 7816-4, 11.6.1).
     pub(crate) fn get_response(&mut self, command: &Command<'_>) -> Response {
         if self.kept.is_empty() {
             return StatusWord::CONDITIONS.into();

@@ -188,6 +188,9 @@ impl Card {
     pub(crate) fn set_content(&mut self, file: &File, content: &[u8]) {
         let owner = self.content_owner(file.id);
         self.storage.put(Kind::Content, owner, content);
+        if let Some(session) = self.session.as_mut() {
+            session.changed_files.insert(file.id);
+        }
     }
 
     /// What a file of the profile contains before anybody writes: the profile's bytes, or what follows from it.

@@ -10,6 +10,7 @@
 //! | `storage` | entries and journal: what survives power loss |
 //! | `files` | file system of the profile with the card's own changes |
 //! | `pins`, `authenticate`, `keys` | codes, Milenage, OTA and TLS keys |
+//! | `gsm` | the class byte A0 of old devices |
 //! | `toolkit` | proactive commands, terminal responses, envelopes |
 //! | `ota`, `messages` | secured packets and their proofs of receipt |
 //! | `applications` | scripts: remote file and application management, vendor patch |
@@ -22,6 +23,7 @@ mod card;
 mod channel;
 mod files;
 pub mod fuzz;
+mod gsm;
 mod keys;
 mod messages;
 pub mod ota;

@@ -28,6 +28,7 @@ impl Card {
             receiver.set_counter(index, counter);
         }
         let profile = self.profile.clone();
+        self.session().changed_files.clear();
         let reception = receiver.receive(&profile, &keys, deliver);
         // Stored before the application sees anything: a packet is executed once.
         for (index, _) in &keys {
@@ -47,7 +48,10 @@ impl Card {
                 command.reply.answer(receiver, &keys, &answer)
             }
         };
-        self.deliver(delivery)
+        let response = self.deliver(delivery);
+        // The proof leaves first: a device may be busy with its files for long.
+        self.refresh_changed_files();
+        response
     }
 
     /// Response data for the delivery report, messages for SEND SHORT MESSAGE.

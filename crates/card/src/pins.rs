@@ -62,6 +62,11 @@ impl Pin {
         Self { value, unblock, attempts, unblock_attempts, enabled }
     }
 
+    /// Attempts at the PIN and at its unblocking code.
+    pub(crate) const fn attempts_left(&self) -> (u8, u8) {
+        (self.attempts, self.unblock_attempts)
+    }
+
     fn encode(&self) -> [u8; 19] {
         let mut entry = [0; 19];
         entry[..8].copy_from_slice(&self.value);

@@ -49,4 +49,4 @@ macro_rules! dialogues {
     )+};
 }
 
-dialogues!(selecting, reading_and_writing, records, codes, life_cycle, channels, toolkit, content);
+dialogues!(selecting, reading_and_writing, records, codes, life_cycle, channels, toolkit, content, gsm);

@@ -36,7 +36,11 @@ struct Platform {
 
 impl Platform {
     fn new() -> Self {
-        let mut platform = Self { bench: Bench::new(), counter: 0, kic: KIC, references: 0 };
+        Self::with(Profile::standard())
+    }
+
+    fn with(profile: Profile) -> Self {
+        let mut platform = Self { bench: Bench::with(profile), counter: 0, kic: KIC, references: 0 };
         platform.start();
         platform
     }
@@ -312,6 +316,39 @@ fn aes_block(key: &[u8; 16], block: &[u8; 16]) -> [u8; 16] {
     let mut block = Array::from(*block);
     aes::Aes128::new(&Array::from(*key)).encrypt_block(&mut block);
     block.into()
+}
+
+#[test]
+fn a_card_may_tell_its_device_which_files_have_changed() {
+    let mut profile = Profile::standard();
+    profile.scp80.refresh_after_update = true;
+    let mut platform = Platform::with(profile);
+    let path = "3F00/7F90/6F04".parse().unwrap();
+    let mut script = vec![rfm::select(&path, None)];
+    script.extend(rfm::update_binary(0, b"tide").unwrap());
+    for envelope in platform.envelopes(RFM, &without_le(&script)) {
+        platform.bench.send(&envelope);
+    }
+    // The proof of receipt leaves first.
+    let proof = platform.bench.transmit("8012000000");
+    assert_eq!(tlv::find_comprehension(tlv::find(&proof, 0xD0).unwrap(), 0x01).unwrap()[1], 0x13);
+    platform.bench.transmit("801400000C810304130082028281830100");
+    let refresh = platform.bench.transmit("8012000000");
+    // REFRESH, file change notification, one file.
+    assert_eq!(hex::encode(&refresh[..refresh.len() - 2]), "d0128103050101820281829207013f007f906f04");
+}
+
+#[test]
+fn response_data_waits_on_cards_that_keep_it() {
+    let mut profile = Profile::standard();
+    profile.keeps_response_data = true;
+    let mut bench = Bench::with(profile);
+    let answer = bench.transmit("00A40000022FE2");
+    assert_eq!(answer, [0x61, 0x19]);
+    assert_eq!(bench.transmit("00C0000010").split_off(16), [0x61, 0x09]);
+    assert_eq!(bench.transmit("00C0000009").split_off(9), [0x90, 0x00]);
+    assert_eq!(bench.transmit("00C0000001"), [0x69, 0x85]);
+    assert_eq!(bench.transmit("00B000000A").len(), 12);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::ApplicationSession;
 use crate::card::Card;
+use crate::toolkit::{Owner, Proactive, RefreshMode};
 use simtide_protocol::apdu::{Command, Response, StatusWord};
 use simtide_protocol::profile::Application;
 use simtide_protocol::script::{compact, expanded};
@@ -14,10 +15,29 @@ impl Card {
         script: &[u8],
         capacity: usize,
     ) -> Vec<u8> {
+        self.session().changed_files.clear();
         match script.first() {
             // Clause 5.2: the templates of the expanded format.
             Some(0xAA | 0xAE) => self.run_expanded(application, script, capacity),
             _ => self.run_compact(application, script, capacity),
+        }
+    }
+
+    /// Tells the device which files a script has changed, if the profile says so (ETSI TS 102 223, 6.4.7: file
+    /// change notification).
+    pub(crate) fn refresh_changed_files(&mut self) {
+        if !self.profile.scp80.refresh_after_update {
+            return;
+        }
+        let changed = std::mem::take(&mut self.session().changed_files);
+        let files: Vec<Vec<u8>> = changed
+            .into_iter()
+            .take(REFRESHED_FILES_MAX)
+            .map(|id| self.fids(id).into_iter().flat_map(u16::to_be_bytes).collect())
+            .collect();
+        if !files.is_empty() {
+            // Where the toolkit has no room, the device learns of the change with its next start.
+            let _ = self.enqueue(Owner::Card, 0, Proactive::Refresh { mode: RefreshMode::FileChange, files });
         }
     }
 
@@ -85,6 +105,8 @@ impl Card {
     }
 }
 
+/// Most files that one REFRESH names.
+const REFRESHED_FILES_MAX: usize = 16;
 /// Tag and length of one answer, and its status word.
 const RESPONSE_OVERHEAD: usize = 7;
 

@@ -256,6 +256,19 @@ fn long_commands_arrive_in_any_order() {
 }
 
 #[test]
+fn a_key_set_of_another_application_is_refused() {
+    let mut bench = Bench::new([0x16, 0x39]);
+    bench.keyring.push((2, keys()));
+    bench.security.kic = Kic(0x22);
+    bench.security.kid = Kid(0x22);
+    let header = bench.header();
+    assert_eq!(refused(bench.send(&header, b"script")).0, ResponseStatus::SecurityError);
+    let application = bench.profile.applications.iter_mut().find(|application| application.tar == TAR);
+    application.unwrap().key_sets.push(2);
+    assert_eq!(command(bench.send(&header, b"script")).key_index, 2);
+}
+
+#[test]
 fn implicit_key_index_means_the_first_of_the_application() {
     let mut bench = Bench::new([0x16, 0x39]);
     bench.security.kic = Kic(0x02);
