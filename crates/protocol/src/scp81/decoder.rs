@@ -401,7 +401,8 @@ impl Message for Response {
         if parsed.version != Some(1) {
             return Err(HttpError::Version);
         }
-        let status = parsed.code.unwrap_or_default();
+        // RFC 9110, 15: a status is 100 to 599; the parser takes any three digits.
+        let status = parsed.code.filter(|code| (100..600).contains(code)).ok_or(HttpError::Syntax)?;
         let headers = Headers::read(parsed.headers)?;
         let length = match (status, headers.body_length()?) {
             (204, BodyLength::None | BodyLength::Fixed(0)) => BodyLength::None,

@@ -119,10 +119,14 @@ impl Deliver {
         }
     }
 
-    /// Whether the device is to hand it to its card without showing it (3GPP TS 31.111, 7.1.1): PID 7F and a
-    /// class 2 coding of 8 bits.
+    /// Whether the device is to hand it to its card without showing it (3GPP TS 31.111, 7.1.1): PID 7F and class 2.
     pub fn is_for_card(&self) -> bool {
-        self.pid == PID_DATA_DOWNLOAD && (self.dcs == 0x16 || self.dcs & 0xF7 == DCS_CLASS_2)
+        // 3GPP TS 23.038, 4: the groups whose two last bits are a class.
+        let class = match self.dcs >> 4 {
+            0x1 | 0x3 | 0x5 | 0x7 | 0xF => Some(self.dcs & 0x03),
+            _ => None,
+        };
+        self.pid == PID_DATA_DOWNLOAD && class == Some(2)
     }
 
     /// The TPDU.
@@ -265,6 +269,10 @@ mod tests {
         assert_eq!(hex::encode(deliver.to_bytes()), expected);
         assert_eq!(Deliver::from_bytes(&deliver.to_bytes()), Ok(deliver.clone()));
         assert!(deliver.is_for_card());
+        for (dcs, for_card) in [(0x16, true), (0xF2, true), (0xF5, false), (0x06, false), (0x00, false)] {
+            assert_eq!(Deliver { dcs, ..deliver.clone() }.is_for_card(), for_card, "{dcs:02X}");
+        }
+        assert!(!Deliver { pid: 0x00, ..deliver.clone() }.is_for_card());
         deliver.more_messages = false;
         assert_eq!(deliver.to_bytes()[0], 0x44);
     }
