@@ -8,6 +8,8 @@ use crate::smpp::{Connection, LinkConfig, LinkEvent, Submit};
 
 /// Submits of one run; more show nothing new.
 const SUBMITS_MAX: u64 = 200;
+/// Seconds after which an SMSC without faults must have settled everything: the longest pause, then the slowest rate.
+const ROUNDS_MAX: u32 = 1_000;
 const WINDOW: u16 = 3;
 const BINDS: u8 = 2;
 
@@ -22,6 +24,7 @@ pub fn smpp_link(data: &[u8]) {
         outcomes: HashMap::new(),
         submits: 0,
         stopped: false,
+        written: Vec::new(),
     };
     run.machine.handle_deadline(run.now);
     run.collect();
@@ -42,6 +45,8 @@ struct Run {
     outcomes: HashMap<u64, u32>,
     submits: u64,
     stopped: bool,
+    /// Requests written since the last look: connection, command_id, sequence_number.
+    written: Vec<(Connection, u32, u32)>,
 }
 
 impl Run {
@@ -105,20 +110,24 @@ impl Run {
         while let Some(command) = self.machine.next_command() {
             match command {
                 Command::Connect(connection) => self.connections[connection.bind] = connection,
-                Command::Write(_, bytes) => {
-                    let mut rest = bytes.as_slice();
-                    while let Some((length, _)) = rest.split_first_chunk::<4>() {
-                        let length = u32::from_be_bytes(*length) as usize;
-                        assert!((16..=rest.len()).contains(&length), "a whole PDU");
-                        rest = &rest[length..];
-                    }
-                    assert!(rest.is_empty(), "nothing after the last PDU");
-                }
+                Command::Write(connection, bytes) => self.write(connection, &bytes),
                 Command::Close(_) => {}
                 Command::Report(event) => self.report(&event),
             }
         }
         assert!(self.machine.figures().in_flight <= usize::from(WINDOW) * usize::from(BINDS));
+    }
+
+    fn write(&mut self, connection: Connection, mut rest: &[u8]) {
+        while let Some((header, _)) = rest.split_first_chunk::<16>() {
+            let word =
+                |at: usize| header[at..at + 4].iter().fold(0, |word, &byte| word << 8 | u32::from(byte));
+            let length = word(0) as usize;
+            assert!((16..=rest.len()).contains(&length), "a whole PDU");
+            self.written.push((connection, word(4), word(12)));
+            rest = &rest[length..];
+        }
+        assert!(rest.is_empty(), "nothing after the last PDU");
     }
 
     fn report(&mut self, event: &LinkEvent) {
@@ -132,8 +141,35 @@ impl Run {
         }
     }
 
+    /// An SMSC without faults takes over: every message gets its outcome, also without an end of the link.
+    fn recover(&mut self) {
+        for connection in self.connections.clone() {
+            self.machine.handle(self.now, Input::Lost(connection));
+        }
+        self.written.clear();
+        for _ in 0..ROUNDS_MAX {
+            self.collect();
+            let settled = self.machine.pending() == 0 && self.machine.figures().in_flight == 0;
+            if settled || self.stopped {
+                break;
+            }
+            self.now += Duration::from_secs(1);
+            self.machine.handle_deadline(self.now);
+            self.collect();
+            for connection in self.connections.clone() {
+                self.machine.handle(self.now, Input::Connected(connection));
+            }
+            self.collect();
+            for (connection, id, sequence) in std::mem::take(&mut self.written) {
+                self.answer(connection, id | 0x8000_0000, 0, sequence);
+            }
+        }
+        assert_eq!((self.machine.pending(), self.machine.figures().in_flight), (0, 0), "the link recovers");
+    }
+
     /// Ends the link: every message has its outcome, and nothing waits.
     fn finish(mut self) {
+        self.recover();
         self.machine.handle(self.now, Input::Shutdown);
         self.collect();
         for connection in self.connections.clone() {
