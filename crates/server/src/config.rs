@@ -320,7 +320,7 @@ impl Default for Data {
         Data {
             folder: "simtide-data".into(),
             key_file: PathBuf::new(),
-            buckets: 16,
+            buckets: 64,
             history_retention_days: 400,
         }
     }

@@ -31,6 +31,12 @@ fn sessions(text: &mut String, platform: &Platform) {
     );
     let limit = platform.core.config.card_port.sessions_max;
     gauge(text, "simtide_sessions_limit", "Most card sessions at any time.", limit.into());
+    let admission = platform.port.admission();
+    gauge(text, "simtide_sessions_peak", "Most card sessions open at once.", admission.peak().into());
+    let demand = "Most card sessions wanted at once: open, in line, or refused within the time of a session.";
+    gauge(text, "simtide_sessions_demand_peak", demand, admission.demand_peak().into());
+    let session_ms = admission.session_time().as_millis() as u64;
+    gauge(text, "simtide_session_milliseconds", "Mean time that a card session takes.", session_ms);
     family(text, "simtide_sessions", "counter", "Card sessions by how they ended.");
     for (outcome, counter) in [
         ("completed", &counters.completed),

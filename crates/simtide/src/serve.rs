@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::json;
+use simtide_server::api::imports::Imports;
 use simtide_server::api::tls::TlsListener;
 use simtide_server::api::tokens::Tokens;
 use simtide_server::api::{self, Api};
@@ -84,7 +85,13 @@ async fn serve(config: Config, trace: Option<PathBuf>) -> Outcome {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let platform = Arc::new(Platform::start(config.clone(), store, keyring, trace).await?);
-    let api = Arc::new(Api { platform: platform.clone(), tokens, metrics: Metrics });
+    let api = Arc::new(Api {
+        platform: platform.clone(),
+        tokens,
+        metrics: Metrics,
+        vault,
+        imports: Imports::default(),
+    });
     let (stop, stopped) = watch::channel(false);
     let address = listen(&config, api.clone(), stopped.clone()).await?;
     let metrics = match config.api.metrics_listen.as_str() {

@@ -8,8 +8,10 @@ pub mod campaigns;
 pub mod cards;
 pub mod commands;
 mod idempotency;
+pub mod imports;
 mod openapi;
 pub mod problem;
+pub mod profiles;
 mod request;
 pub mod tls;
 pub mod token_routes;
@@ -28,6 +30,7 @@ use self::tokens::{Caller, Tokens};
 use crate::metrics::Metrics;
 use crate::shell::Platform;
 use crate::store::{AuditLine, Group, Op};
+use crate::vault::Vault;
 
 pub use openapi::description;
 
@@ -39,6 +42,10 @@ pub struct Api {
     pub tokens: Tokens,
     /// What is measured.
     pub metrics: Metrics,
+    /// Seals what is imported.
+    pub vault: Arc<Vault>,
+    /// Imports of this process.
+    pub imports: imports::Imports,
 }
 
 /// What handlers get.
@@ -55,6 +62,9 @@ pub fn routes(api: Arc<Api>) -> Router {
         .route("/v1/campaigns", get(campaigns::list).post(campaigns::create))
         .route("/v1/campaigns/{campaign}", get(campaigns::show))
         .route("/v1/campaigns/{campaign}/{verb}", post(campaigns::turn))
+        .route("/v1/imports", get(imports::list).post(imports::create))
+        .route("/v1/imports/{import}", get(imports::show))
+        .route("/v1/profiles", get(profiles::list).post(profiles::create))
         .route("/v1/tokens", get(token_routes::list).post(token_routes::create))
         .route("/v1/tokens/{name}", delete(token_routes::revoke))
         .route("/v1/openapi.json", get(openapi))

@@ -3,7 +3,7 @@
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{campaigns, cards, commands, token_routes};
+use super::{campaigns, cards, commands, imports, profiles, token_routes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -18,6 +18,11 @@ use super::{campaigns, cards, commands, token_routes};
         campaigns::list,
         campaigns::show,
         campaigns::turn,
+        imports::create,
+        imports::list,
+        imports::show,
+        profiles::list,
+        profiles::create,
         token_routes::list,
         token_routes::create,
         token_routes::revoke,

@@ -21,10 +21,10 @@ use std::time::Duration;
 use simtide_protocol::scp81::{Framing, HttpError, Limits, Request, RequestDecoder, Response};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tokio_openssl::SslStream;
 
+use super::admission::Permit;
 use super::gate::{Gate, Slot};
 use super::listener::{Counters, Shared};
 use super::{Answer, CardSession, Found, Sessions, tls};
@@ -50,11 +50,7 @@ pub enum Ended {
 }
 
 /// Serves one connection; the permit is given back at its end.
-pub(super) async fn serve<S: Sessions>(
-    stream: TcpStream,
-    shared: Arc<Shared<S>>,
-    _permit: OwnedSemaphorePermit,
-) {
+pub(super) async fn serve<S: Sessions>(stream: TcpStream, shared: Arc<Shared<S>>, _permit: Permit) {
     let _ = stream.set_nodelay(true);
     let Some((stream, slot)) = Box::pin(handshake(stream, &shared)).await else { return };
     // Without a found card the key was random: a handshake that succeeded all the same is nobody's.

@@ -5,15 +5,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use simtide_platform::card::{CardView, Tags};
 use simtide_protocol::ids::{Bucket, CardId, Eid, EpochMs};
-use simtide_protocol::profile::Profile;
+use simtide_protocol::profile::{Profile, STANDARD_TEXT};
 use tokio::sync::watch;
 
 use super::keyring::{Keyring, NOBODY};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::import::Committer;
 use crate::store::{
-    Batch, Candidate, Committed, Directory, DirectoryRow, Group, Lease, Op, OperatorId, ProfileId, Store,
-    StoreError, TenantId,
+    Answer, Batch, Candidate, Committed, Directory, DirectoryRow, Group, Lease, Op, OperatorId, Outcome,
+    ProfileId, Store, StoreError, TenantId,
 };
 
 /// What every loop shares.
@@ -31,6 +32,22 @@ pub struct Core {
     stranger: Eid,
     catalogue: RwLock<Arc<Catalogue>>,
     fatal: watch::Sender<Option<String>>,
+}
+
+/// What a platform begins with: one tenant with one operator, and the standard profile.
+fn first_rows() -> Vec<Op> {
+    let (tenant, operator) = (TenantId(1), OperatorId(1));
+    [
+        DirectoryRow::Tenant { id: tenant, name: "default".to_owned() },
+        DirectoryRow::Operator { id: operator, tenant, name: "home".to_owned() },
+        DirectoryRow::Profile {
+            id: ProfileId(1),
+            name: Profile::standard().name.as_str().to_owned(),
+            text: STANDARD_TEXT.to_owned(),
+        },
+    ]
+    .map(Op::PutDirectory)
+    .to_vec()
 }
 
 /// The leases of this process.
@@ -52,7 +69,12 @@ impl Core {
         for group in 0..store.groups() {
             cards.push(store.acquire(Group::Cards(group), owner).await?);
         }
-        let catalogue = Catalogue::new(&store.directory().await?);
+        let mut directory = store.directory().await?;
+        if directory.rows.is_empty() {
+            store.commit(platform, Batch { ops: first_rows() }).await?;
+            directory = store.directory().await?;
+        }
+        let catalogue = Catalogue::new(&directory);
         Ok(Core {
             clock: config.clock(),
             config,
@@ -141,6 +163,12 @@ impl Core {
             // The sender lives as long as self.
             Err(_) => String::new(),
         }
+    }
+}
+
+impl Committer for Core {
+    fn commit(&self, group: Group, ops: Vec<Op>) -> Answer<'_, Vec<Outcome>> {
+        Box::pin(async move { Ok(Core::commit(self, group, ops).await?.outcomes) })
     }
 }
 
