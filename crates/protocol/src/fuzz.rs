@@ -7,6 +7,9 @@ mod coding;
 pub use administration::{scp81_request, scp81_response, script, script_response, trigger};
 pub use coding::{card_file_contents, tlv};
 
+use crate::card_file::{
+    CardRow, FileError, Format, Item, Reader, Secret, Settings, TransportKey, Writer, WriterSettings,
+};
 use crate::ids::{EpochMs, Tar};
 use crate::scp80::{
     CmacLength, CommandHeader, Counter, Holdings, Key, KeySet, Kic, Kid, PaddingOctets, Security, Spi,
@@ -110,6 +113,63 @@ pub fn sms_udh(data: &[u8]) {
     }
     reassembly.expire(now.plus_ms(limits.timeout_ms));
     assert!(reassembly.is_empty());
+}
+
+/// Any bytes as an OUT file: see `vendor_file`.
+pub fn vendor_out(data: &[u8]) {
+    vendor_file(Format::Out, data);
+}
+
+/// Any bytes as a CSV file: see `vendor_file`.
+pub fn vendor_csv(data: &[u8]) {
+    vendor_file(Format::Csv, data);
+}
+
+/// However the bytes arrive, the same rows come out; what is read is written as CSV and reads again the same.
+fn vendor_file(format: Format, data: &[u8]) {
+    let whole = vendor_rows(format, data, data.len().max(1));
+    assert_eq!(whole, vendor_rows(format, data, 7), "chunks do not matter");
+    let rows = whole.0;
+    let sets = rows.iter().flat_map(|row| &row.key_sets).map(|set| set.index).max().unwrap_or(0);
+    let writer = Writer::new(
+        Format::Csv,
+        WriterSettings {
+            quantity: rows.len() as u64,
+            columns: Writer::all_columns(sets),
+            ..WriterSettings::default()
+        },
+    );
+    let lines = rows.iter().map(|row| writer.row(row).map(|line| line.to_string()));
+    let Ok(lines) = lines.collect::<Result<String, _>>() else { return };
+    let again = vendor_rows(Format::Csv, (writer.header() + &lines).as_bytes(), 4_096);
+    assert_eq!(again, (rows, true), "what was written reads the same");
+}
+
+/// The rows, and whether the file is complete.
+fn vendor_rows(format: Format, data: &[u8], chunk: usize) -> (Vec<CardRow>, bool) {
+    let zeros = Secret::new(&[0; 16]);
+    let key = zeros.and_then(|key| TransportKey::combine(3, &[key], &[0x66, 0xE9, 0x4B]).ok());
+    let settings = Settings {
+        format: Some(format),
+        transport_keys: key.into_iter().collect(),
+        plain_text_allowed: true,
+        ..Settings::default()
+    };
+    let mut reader = Reader::new(settings);
+    let mut rows = Vec::new();
+    let mut read = || -> Result<(), FileError> {
+        for part in data.chunks(chunk) {
+            reader.feed(part);
+            while let Some(item) = reader.next_item()? {
+                if let Item::Row { row, .. } = item {
+                    rows.push(*row);
+                }
+            }
+        }
+        reader.finish().map(|_| ())
+    };
+    let is_complete = read().is_ok();
+    (rows, is_complete)
 }
 
 const CARD_COUNTER: Counter = Counter::ZERO;

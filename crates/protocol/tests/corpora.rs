@@ -23,6 +23,8 @@ const TARGETS: &[(&str, Target)] = &[
     ("trigger", fuzz::trigger),
     ("tlv", fuzz::tlv),
     ("card_file_contents", fuzz::card_file_contents),
+    ("vendor_out", fuzz::vendor_out),
+    ("vendor_csv", fuzz::vendor_csv),
 ];
 
 /// Every seed with its target.
