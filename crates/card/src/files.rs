@@ -68,9 +68,17 @@ impl Card {
             _ => return None,
         };
         Some(match result {
+            // ETSI TS 102 221, 10.2.1.3: a warning, the file is selected all the same.
+            Ok(data) if command.ins == 0xA4 && self.is_deactivated(selection) => {
+                Response { data, status: StatusWord::FILE_INVALIDATED }
+            }
             Ok(data) => Response::ok(data),
             Err(status) => status.into(),
         })
+    }
+
+    fn is_deactivated(&self, selection: &Selection) -> bool {
+        selection.file.and_then(|id| self.file(id)).is_some_and(|file| !file.activated)
     }
 
     /// The content of the file at a path, whoever asks.

@@ -91,7 +91,8 @@ impl Card {
         let select = Command::new(0x00, 0xA4, 0x00, 0x0C).with_data(&fid);
         let mut selection = channel.selection.clone();
         let done = self.file_command(&mut selection, Authority::NONE, &select);
-        let found = done.is_some_and(|response| response.status == StatusWord::OK);
+        let found = done
+            .is_some_and(|response| matches!(response.status, StatusWord::OK | StatusWord::FILE_INVALIDATED));
         let id = selection.file.unwrap_or(selection.directory);
         match self.file(id).filter(|_| found) {
             // A GSM device knows nothing of applications.

@@ -126,6 +126,8 @@ impl Toolkit {
     pub(crate) fn start(&mut self, profile: &[u8]) {
         self.terminal_profile = Some(profile.to_vec());
         self.fetched = false;
+        // The agent starts anew; what others want to send is still to be sent.
+        self.queue.retain(|waiting| waiting.owner != Owner::Poll);
     }
 
     /// `90 00` of a command becomes `91 xx` where a proactive command waits (ETSI TS 102 221, 7.4.2).
@@ -193,7 +195,7 @@ mod tests {
     #[test]
     fn a_command_waits_is_fetched_and_answered() {
         let mut toolkit = Toolkit::default();
-        toolkit.enqueue(Owner::Poll, 7, Proactive::MoreTime).unwrap();
+        toolkit.enqueue(Owner::Ota, 7, Proactive::MoreTime).unwrap();
         assert_eq!(toolkit.status(StatusWord::OK), StatusWord::OK);
         toolkit.start(&[0xFF; 4]);
         assert!(toolkit.device_can(1, 8) && !toolkit.device_can(5, 1));
@@ -206,7 +208,7 @@ mod tests {
         assert!(toolkit.answered(&TerminalResponse::parse(&other).unwrap()).is_none());
         let right = answer(1);
         let answered = toolkit.answered(&TerminalResponse::parse(&right).unwrap()).unwrap();
-        assert_eq!((answered.owner, answered.token), (Owner::Poll, 7));
+        assert_eq!((answered.owner, answered.token), (Owner::Ota, 7));
         assert_eq!(toolkit.fetch(256), Err(StatusWord::CONDITIONS));
     }
 

@@ -279,6 +279,8 @@ fn the_operating_system_is_replaced_whole_or_not_at_all() {
     assert!(platform.expanded(PATCH, &missing).failed().is_some());
     let wrong = patch::commands(0x0200, &image, &[0; 32]).unwrap();
     assert_eq!(platform.expanded(PATCH, &wrong).failed(), Some((wrong.len() - 1, StatusWord::WRONG_DATA)));
+    let early = [script[0].clone(), script[1].clone(), script[4].clone()];
+    assert_eq!(platform.expanded(PATCH, &early).failed(), Some((2, StatusWord::CONDITIONS)));
     assert!(platform.expanded(PATCH, &script[..3]).failed().is_none());
     platform.bench.restore();
     platform.start();

@@ -359,7 +359,8 @@ fn duration(seconds: u16) -> [u8; 2] {
 /// Clause 8.38: hours, minutes, seconds, in swapped semi-octets.
 fn timer_value(duration_s: u32) -> [u8; 3] {
     let duration_s = duration_s.min(99 * 3_600 + 59 * 60 + 59);
-    [duration_s / 3_600, duration_s / 60 % 60, duration_s % 60].map(|part| (((part % 10) << 4) | (part / 10)) as u8)
+    [duration_s / 3_600, duration_s / 60 % 60, duration_s % 60]
+        .map(|part| (((part % 10) << 4) | (part / 10)) as u8)
 }
 
 /// Clause 8.15: coding scheme 04 (8 bit) for ASCII, 08 (UCS2) for everything else.
