@@ -308,6 +308,10 @@ impl Reader {
                 let quantity = value.parse().map_err(|_| bad("Quantity is no number".into()))?;
                 self.header.quantity = Some(quantity);
             }
+            // A row could not repeat such a name: in a cell it would be a formula.
+            "profile" if value.starts_with('-') => {
+                return Err(bad("Profile begins with a letter or digit".into()));
+            }
             "profile" => {
                 let profile =
                     value.to_ascii_lowercase().parse().map_err(|error| bad(format!("Profile: {error}")))?;

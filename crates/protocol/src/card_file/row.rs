@@ -263,9 +263,13 @@ fn tags(cells: &Cells<'_>) -> Result<Vec<String>, RowError> {
 
 fn word(text: &str, column: Column) -> Result<String, RowError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let valid = (1..=WORD_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed);
-    let wrong =
-        || RowError::Value { column: column.name(), expected: "words of A-Z a-z 0-9 . _ -, 64 at most each" };
+    // A spreadsheet takes a word that begins with a sign for a formula.
+    let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let valid = begins && text.len() <= WORD_BYTES_MAX && text.bytes().all(allowed);
+    let wrong = || RowError::Value {
+        column: column.name(),
+        expected: "words of up to 64 of A-Z a-z 0-9 . _ -, a letter or digit first",
+    };
     if valid { Ok(text.to_owned()) } else { Err(wrong()) }
 }
 
