@@ -124,11 +124,9 @@ impl Core {
         committed
     }
 
-    /// What a lookup of a known card costs, for an identity that nobody has: reading a card and opening a record.
-    pub async fn work_of_a_stranger(&self) {
-        let any = CardId::from(self.stranger);
-        let _ = self.store.card(any).await;
-        self.keyring.psk_of_nobody();
+    /// The id of no card.
+    pub fn stranger(&self) -> Eid {
+        self.stranger
     }
 
     /// Profiles, tags, operators and tenants.

@@ -20,6 +20,7 @@ pub mod commands;
 pub mod core;
 pub mod flight;
 pub mod keyring;
+mod lookup;
 pub mod planning;
 pub mod proofs;
 pub mod sealing;

@@ -18,13 +18,13 @@ use simtide_protocol::scp81::{Request, RequestTarget, Response, ScriptStatus};
 use super::campaigns::Campaigns;
 use super::core::Core;
 use super::flight::Flight;
+use super::lookup;
 use super::planning::Results;
 use super::tide::Tide;
-use crate::card_port::{self, Answer, Busy, CardSession, Ended, Psk};
+use crate::card_port::{self, Answer, Busy, CardSession, Ended};
 use crate::store::{
-    Alias, CampaignId, Candidate, Card, Cause, Exception, ExceptionChange, ExceptionStatus, HistoryLine,
-    HistoryResult, Op, Origin, PSK_IDENTITY_BYTES_MAX, Packet, PacketChange, PacketState, PollDone, Progress,
-    StoreError,
+    CampaignId, Candidate, Card, Cause, Exception, ExceptionChange, ExceptionStatus, HistoryLine,
+    HistoryResult, Op, Origin, Packet, PacketChange, PacketState, PollDone, Progress, StoreError,
 };
 
 /// By how much a card's clock may differ from ours, in seconds, beside the time that a session takes.
@@ -63,19 +63,8 @@ impl card_port::Sessions for Sessions {
     type Session = Session;
 
     async fn find(&self, identity: Vec<u8>) -> Option<card_port::Found> {
-        let core = &self.0.core;
-        let known = if identity.len() <= PSK_IDENTITY_BYTES_MAX {
-            core.store.find(Alias::PskIdentity(identity)).await
-        } else {
-            Ok(None)
-        };
-        match known {
-            Ok(Some(card)) => found(core, card).await,
-            Ok(None) => {
-                // The same work as for a card that exists, so that time tells nothing.
-                core.work_of_a_stranger().await;
-                None
-            }
+        match lookup::find(&self.0.core, identity).await {
+            Ok(found) => found,
             Err(error) => {
                 tracing::error!(%error, "a card's key cannot be looked up");
                 None
@@ -91,18 +80,6 @@ impl card_port::Sessions for Sessions {
         let place = Place { inner: self.0.clone(), card };
         Ok(Session { place, visit: None })
     }
-}
-
-async fn found(core: &Core, card: CardId) -> Option<card_port::Found> {
-    let row =
-        core.store.card(card).await.inspect_err(|error| tracing::error!(%error, "a card cannot be read"));
-    let row = row.ok()??;
-    let psk = core.keyring.psk(&row.record).inspect_err(|error| {
-        tracing::error!(%error, "a card is refused");
-        tracing::debug!(%card, "the card");
-    });
-    let psk: Psk = psk.ok()??;
-    Some(card_port::Found { card, eid: row.record.eid, psk })
 }
 
 /// A card's place in the set of open sessions, given back when dropped.
