@@ -11,8 +11,8 @@ use simtide_protocol::scp81::{
 };
 use simtide_protocol::script::SCRIPT_BYTES_MAX;
 
-/// Most scripts in one session; a server that sends more is given up.
-const SCRIPTS_MAX: u16 = 1_024;
+/// Most answers in one session; a server that sends more is given up.
+const ANSWERS_MAX: u16 = 1_024;
 /// Longest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 2_048;
 
@@ -65,7 +65,7 @@ pub(super) struct Dialogue {
     framing: Framing,
     /// The server has been asked, so that a break has to be told next time.
     asked: bool,
-    scripts: u16,
+    answers: u16,
 }
 
 impl Dialogue {
@@ -90,7 +90,7 @@ impl Dialogue {
         tls.write(&first.encode(framing)).map_err(|_| SessionFailure::Tls)?;
         let limits = Limits { head_bytes_max: HEAD_BYTES_MAX, body_bytes_max: SCRIPT_BYTES_MAX };
         let decoder = ResponseDecoder::new(limits);
-        Ok(Self { tls, decoder, host: settings.host.clone(), from, framing, asked: false, scripts: 0 })
+        Ok(Self { tls, decoder, host: settings.host.clone(), from, framing, asked: false, answers: 0 })
     }
 
     /// Bytes for the channel.
@@ -132,13 +132,19 @@ impl Dialogue {
 
     fn answered(&mut self, host: &mut dyn Host, response: Response) -> Progress {
         let Response { status, next_uri, targeted_application, content_type, body, close } = response;
+        self.answers += 1;
+        if self.answers > ANSWERS_MAX {
+            return Progress::Failed(SessionFailure::TooLong);
+        }
         match (status, content_type) {
-            (204, _) => Progress::Complete,
-            (200, Some(content_type)) => {
-                self.scripts += 1;
-                if self.scripts > SCRIPTS_MAX {
-                    return Progress::Failed(SessionFailure::TooLong);
+            (204, _) => match next_uri {
+                // Nothing for now, and the session goes on there.
+                Some(target) if !close => {
+                    self.post(Request::first(target, self.host.clone(), self.from.clone()))
                 }
+                _ => Progress::Complete,
+            },
+            (200, Some(content_type)) => {
                 let application = targeted_application.map(|application| application.0);
                 let (status, body) = host.execute(application, content_type, &body);
                 match next_uri {
@@ -171,6 +177,10 @@ impl Dialogue {
             body,
             ..Request::first(target, self.host.clone(), self.from.clone())
         };
+        self.post(request)
+    }
+
+    fn post(&mut self, request: Request) -> Progress {
         match self.tls.write(&request.encode(self.framing)) {
             Ok(()) => Progress::Goes,
             Err(_) => Progress::Failed(SessionFailure::Tls),

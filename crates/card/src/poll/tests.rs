@@ -377,6 +377,22 @@ fn scripts_are_executed_and_answered_until_the_end() {
 }
 
 #[test]
+fn an_end_with_a_next_uri_keeps_the_session() {
+    let mut bench = bench(START);
+    let goes_on = Response { next_uri: Some("/more".parse().unwrap()), ..Response::end() };
+    bench.answers.extend([goes_on.clone(), script(Some("A00000055910100001"), 10), Response::end()]);
+    bench.power_on();
+    assert_eq!(bench.requests.len(), 3);
+    assert_eq!((bench.requests[1].target.as_str(), bench.requests[1].script_status), ("/more", None));
+    assert_eq!((bench.opened.len(), bench.next_day()), (1, 20));
+    // Not for ever.
+    let mut bench = self::bench(START);
+    bench.answers.extend(std::iter::repeat_n(goes_on, 1_025));
+    bench.power_on();
+    assert_eq!((bench.requests.len(), bench.agent.last_failure()), (1_025, Some(SessionFailure::TooLong)));
+}
+
+#[test]
 fn a_session_that_breaks_is_resumed_after_a_pause() {
     let mut bench = bench(START);
     bench.answers.push_back(script(Some("A00000055910100001"), 10));

@@ -145,24 +145,6 @@ pub struct AdminFrom {
     pub agent: Aid,
 }
 
-impl AdminFrom {
-    /// Whether what a request says of its sender can be true of the card that TLS has authenticated.
-    ///
-    /// Free text says nothing that could be wrong; a sender that names an EID must name the one of the identity,
-    /// or, where the identity is opaque, the one that the platform knows the card by (`known`).
-    pub fn agrees(from: &str, identity: &PskIdentity, known: Option<&Eid>) -> bool {
-        if !from.starts_with("//se-id/") {
-            return true;
-        }
-        let Ok(sender) = from.parse::<Self>() else { return false };
-        match (identity.euicc(), known) {
-            (Some(euicc), _) => euicc.eid == sender.eid,
-            (None, Some(eid)) => *eid == sender.eid,
-            (None, None) => true,
-        }
-    }
-}
-
 impl fmt::Display for AdminFrom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (rid, pix) = (hex::encode_upper(self.agent.rid()), hex::encode_upper(self.agent.pix()));
@@ -228,17 +210,15 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_names_another_card_does_not_agree() {
+    fn senders_name_card_and_agent() {
         let sender = AdminFrom { eid: euicc().eid, agent: euicc().aid };
+        assert_eq!(
+            sender.to_string(),
+            format!("//se-id/eid/{EID};//aa-id/aid/A000000559/1010FFFFFFFF8900000100")
+        );
         assert_eq!(sender.to_string().parse(), Ok(sender));
-        let other =
-            AdminFrom { eid: Eid::with_check_digits("890490321234512345123456789013").unwrap(), ..sender };
-        let identity = euicc().to_psk_identity();
-        let opaque: PskIdentity = "card-1".parse().unwrap();
-        assert!(AdminFrom::agrees(&sender.to_string(), &identity, None));
-        assert!(!AdminFrom::agrees(&other.to_string(), &identity, None));
-        assert!(!AdminFrom::agrees(&other.to_string(), &opaque, Some(&sender.eid)));
-        assert!(AdminFrom::agrees("8988211000000000010", &opaque, None));
-        assert!(!AdminFrom::agrees("//se-id/eid/1;//aa-id/aid/A000000559/10", &identity, None));
+        for wrong in ["8988211000000000010", "//se-id/eid/1;//aa-id/aid/A000000559/10", "//se-id/eid/"] {
+            assert_eq!(wrong.parse::<AdminFrom>(), Err(IdentityError::NotSender));
+        }
     }
 }
