@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use simtide_protocol::apdu::{Command, StatusWord};
 use simtide_protocol::ids::{Aid, EpochMs, Tar};
 use simtide_protocol::poll_date::{MarkFile, MarkPhase};
-use simtide_protocol::profile::Profile;
+use simtide_protocol::profile::{Profile, RetryTimerCoding};
 use simtide_protocol::scp80::{
     CommandHeader, Counter, Key, KeySet, Kic, Kid, Response, Security, Spi, open_response, seal,
 };
@@ -19,7 +19,8 @@ use simtide_protocol::sms::{
     Address, Arrival, Deliver, Limits, PacketKind, Reassembly, Reference, SmsPpDownload, Submit, Timestamp,
     UserData, segment,
 };
-use simtide_protocol::{patch, ram, rfm, tlv};
+use simtide_protocol::trigger::{Http, SessionParameters};
+use simtide_protocol::{patch, ram, rfm, tlv, trigger};
 
 const RAM: Tar = Tar([0, 0, 0]);
 const RFM: Tar = Tar([0xB0, 0, 0]);
@@ -292,6 +293,37 @@ fn the_operating_system_is_replaced_whole_or_not_at_all() {
     platform.bench.restore();
     platform.start();
     assert_eq!(version(&mut platform), [0, 0, 2, 0, 0, 1]);
+}
+
+#[test]
+fn a_mark_stands_around_a_patch_in_the_same_script() {
+    let mut platform = Platform::new();
+    let image = [0x5A; 300];
+    let mark = |phase| ram::store_mark(&MarkFile { campaign: 7, step: 2, phase });
+    let mut script = vec![mark(MarkPhase::Begun)];
+    script.extend(patch::commands(2, &image, &Sha256::digest(image).into()).unwrap());
+    script.push(mark(MarkPhase::Done));
+    let response = platform.expanded(PATCH, &script);
+    assert_eq!((response.responses.len(), response.failed()), (script.len(), None));
+    let read = platform.read("3F00/7F90/6F02");
+    assert_eq!(MarkFile::decode(&read).unwrap(), MarkFile { campaign: 7, step: 2, phase: MarkPhase::Done });
+}
+
+#[test]
+fn session_parameters_are_stored_in_blocks_and_read() {
+    let mut platform = Platform::new();
+    let coding = RetryTimerCoding::SemiOctets;
+    let http = Http { host: "h".repeat(150), agent: "a".repeat(150), uri: "/poll".into() };
+    let parameters = SessionParameters { http: Some(http), ..SessionParameters::default() };
+    let mut script = trigger::stored_parameters_commands(&parameters, coding).unwrap();
+    assert_eq!(script.len(), 2);
+    let last = script[1].clone();
+    assert_eq!(platform.expanded(RAM, &[last]).failed(), Some((0, StatusWord::WRONG_P1_P2)));
+    // What was stored goes beyond one answer of GET DATA with a short Le: only its beginning is compared here.
+    script.push(trigger::read_stored_parameters());
+    let response = platform.expanded(RAM, &script);
+    assert_eq!(response.failed(), None);
+    assert_eq!(response.responses[2].data[..3], [0x85, 0x82, 0x01]);
 }
 
 #[test]

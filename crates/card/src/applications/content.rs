@@ -26,8 +26,17 @@ pub(super) const LOADS: u16 = 1;
 pub(crate) struct Loading {
     pub(super) load: Option<Load>,
     pub(super) patch: Option<Staging>,
+    /// Blocks of STORE DATA.
+    stored: Stored,
     /// Where the next GET STATUS goes on.
     pub(super) listed: usize,
+}
+
+/// Blocks of STORE DATA before the last one.
+#[derive(Default)]
+struct Stored {
+    next_block: u8,
+    blocks: Vec<u8>,
 }
 
 /// A load file on its way in.
@@ -67,7 +76,7 @@ impl Card {
             0xF2 => return self.get_status(command),
             0xCA => self.get_data(u16::from_be_bytes([command.p1, command.p2])),
             0xD8 => self.put_key(command),
-            0xE2 => self.store_data(command.data).map(|()| Vec::new()),
+            0xE2 => self.store_data_block(command).map(|()| Vec::new()),
             _ => Err(StatusWord::INSTRUCTION),
         };
         match result {
@@ -177,6 +186,28 @@ impl Card {
         }
         self.storage.remove(Kind::LoadFile, file);
         Ok(vec![0x00])
+    }
+
+    /// STORE DATA (11.11) in numbered blocks; bit 8 of P1 marks the last one.
+    fn store_data_block(&mut self, command: &Command<'_>) -> Result<(), StatusWord> {
+        let stored = &mut self.session().loading.stored;
+        if command.p2 == 0 {
+            *stored = Stored::default();
+        }
+        if command.p2 != stored.next_block {
+            return Err(StatusWord::WRONG_P1_P2);
+        }
+        if stored.blocks.len() + command.data.len() > STORED_BYTES_MAX + 8 {
+            *stored = Stored::default();
+            return Err(StatusWord::NO_MEMORY);
+        }
+        stored.blocks.extend_from_slice(command.data);
+        stored.next_block = stored.next_block.wrapping_add(1);
+        if command.p1 & 0x80 == 0 {
+            return Ok(());
+        }
+        let blocks = std::mem::take(stored).blocks;
+        self.store_data(&blocks)
     }
 
     /// STORE DATA (11.11) of BER-TLVs: the campaign's mark, the session parameters, anything else by its tag.
