@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
 use super::{CardPort, PortError};
 
 /// Most bytes of a modem's answer: an APDU answer of 258 bytes in hex, its echo and some words around.
@@ -22,9 +24,16 @@ pub struct AtPort<L> {
 }
 
 impl AtPort<File> {
-    /// Opens a device file and switches the echo off. The speed of a serial line is left as it is set (`stty`).
+    /// Opens a device file, makes the line raw and switches the echo off. The speed of a serial line is left as it is
+    /// set (`stty`).
     pub fn open(device: &Path) -> Result<Self, PortError> {
-        Self::over(OpenOptions::new().read(true).write(true).open(device)?)
+        let line = OpenOptions::new().read(true).write(true).open(device)?;
+        // What is no terminal (a socket's device, a pipe) has nothing to be made raw.
+        if let Ok(mut settings) = tcgetattr(&line) {
+            settings.make_raw();
+            tcsetattr(&line, OptionalActions::Now, &settings).map_err(io::Error::from)?;
+        }
+        Self::over(line)
     }
 }
 
