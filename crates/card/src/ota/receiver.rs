@@ -19,7 +19,8 @@ pub trait Keyring {
     fn key_set(&self, index: u8) -> Option<&KeySet>;
 }
 
-/// What the receiver remembers between messages. Part of the card's lasting state.
+/// What the receiver remembers between messages. Parts of messages may be lost with the power; the counters may not,
+/// so the card stores them before it lets an application see the command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receiver {
     reassembly: Reassembly<Address>,
