@@ -13,6 +13,7 @@
 //! | sessions open | session duration D = open / arrivals; more open than planned: the excess is taken off |
 //! | own polls expected | rate taken off, corrected by how many really came, now and at this hour of earlier days |
 //! | triggers in flight | more than half again of what the rate explains: the network is late, wait for it |
+//! | triggers stored for devices that are off | they come in a wave: fewer, then none until it has come |
 //! | expired against arrived | the share of triggers that brings a session: the others are made up for |
 //! | refusals | brake at once, recover slowly; those refused are expected back |
 //!
@@ -33,8 +34,10 @@ const SPACING_TICKS: f64 = 16.0;
 const LATE_TICKS_MAX: f64 = 4.0;
 /// How far the triggers in flight may exceed what rate and response time explain.
 const IN_FLIGHT_EXCESS: f64 = 1.5;
+/// Share of what the plan takes within a retry time that may wait at the SMSC for devices that are off.
+const STORED_SHARE: f64 = 0.5;
 /// The lowest share of triggers bringing a session that is made up for.
-const YIELD_MIN: f64 = 0.5;
+const YIELD_MIN: f64 = 0.75;
 /// The brake never closes entirely: without a trigger nobody would notice that the way is free again.
 const BRAKE_MIN: f64 = 0.02;
 /// The brake recovers within so many of the longest time constants of the loop.
@@ -137,6 +140,8 @@ pub struct Flow {
     session: Ratio,
     /// Trigger milliseconds in flight over triggers resolved.
     response: Ratio,
+    /// Of those in flight since something last came of one.
+    in_flight_ms: f64,
     /// Arrived over resolved.
     yielded: Ratio,
     /// Polls seen over polls due, of the last hour or so.
@@ -204,6 +209,7 @@ impl Flow {
             spacing: Mean::new(SPACING_TICKS),
             session: Ratio::new(session, 50.0),
             response: Ratio::new(response, 50.0),
+            in_flight_ms: 0.0,
             yielded: Ratio::new(0.95, 100.0),
             polls: Ratio::new(1.0, 20.0),
             hours: Hours::default(),
@@ -231,15 +237,18 @@ impl Flow {
         self.batch = batch.max(1);
     }
 
-    /// How many triggers may leave now. What is not sent stays allowed, up to a tick's worth or a batch.
+    /// How many triggers may leave now. What is not sent stays allowed, up to a batch.
     pub fn tick(&mut self, now: EpochMs, load: &Load) -> u32 {
         let Some(last) = self.last.replace(now) else { return 0 };
         let elapsed = now.ms_since(last).max(0) as f64;
         if elapsed == 0.0 {
             return self.allowed();
         }
+        let elapsed = match self.spacing.value() {
+            0.0 => elapsed,
+            usual => elapsed.min(LATE_TICKS_MAX * usual),
+        };
         self.spacing.add(elapsed);
-        let elapsed = elapsed.min(LATE_TICKS_MAX * self.spacing.value());
         self.rate_per_ms = match self.settings.policy {
             Policy::ClosedLoop => self.closed_loop(now, elapsed, load),
             Policy::Open => self.open_loop(load),
@@ -247,8 +256,8 @@ impl Flow {
         if self.rate_per_ms <= 0.0 {
             return 0;
         }
-        let saved_max =
-            (2.0 * self.rate_per_ms * elapsed.max(self.spacing.value())).max(f64::from(self.batch)).max(1.0);
+        // What nobody wanted is not kept: it would leave in one burst when a line begins again.
+        let saved_max = self.rate_per_ms * elapsed + f64::from(self.batch);
         self.allowance = (self.allowance + self.rate_per_ms * elapsed).min(saved_max);
         self.allowed()
     }
@@ -278,12 +287,18 @@ impl Flow {
         let session = self.session.value();
         let polls = load.polls_due_per_day as f64 / DAY_MS * self.hours.at(now) * self.polls.value();
         let retries = self.refused / f64::from(self.settings.retry_ms);
-        let excess = (f64::from(load.open) - self.settings.planned()).max(0.0) / session.max(elapsed);
+        // Open sessions do not show more than the limit, attempts do.
+        let wanted = load.seen.attempts() * session / session.max(elapsed);
+        let excess =
+            (wanted.max(f64::from(load.open)) - self.settings.planned()).max(0.0) / session.max(elapsed);
         let free = self.settings.planned() / session - polls - retries - excess;
         if free <= 0.0 {
             return 0.0;
         }
-        let wanted = free / self.yielded.value().clamp(YIELD_MIN, 1.0) * self.brake;
+        // What the network keeps for devices that are off comes in a wave when they are on again.
+        let wave_max = STORED_SHARE * self.settings.planned() / session * f64::from(self.settings.retry_ms);
+        let calm = (2.0 - f64::from(load.in_flight.stored) / wave_max).clamp(0.0, 1.0);
+        let wanted = free / self.yielded.value().clamp(YIELD_MIN, 1.0) * self.brake * calm;
         let in_flight = load.in_flight.moving();
         let response = self.response.value();
         // At least what one tick sends is in flight, however quick the answers are.
@@ -298,8 +313,15 @@ impl Flow {
         let begun = f64::from(seen.polled) + f64::from(seen.arrived);
         self.session.add(f64::from(load.open) * elapsed, begun, 1.0 / 256.0);
         let resolved = f64::from(seen.arrived) + f64::from(seen.expired);
-        self.response.add(load.in_flight.moving() * elapsed, resolved, 1.0 / 512.0);
-        self.yielded.add(f64::from(seen.arrived), resolved, 1.0 / 512.0);
+        // Time in flight counts when something has come of it: a network that stands still is not a slow one.
+        let response = self.response.value();
+        self.in_flight_ms += load.in_flight.moving() * elapsed;
+        if resolved > 0.0 {
+            let counted = self.in_flight_ms.min(LATE_TICKS_MAX * resolved * response.max(elapsed));
+            self.response.add(counted, resolved, 1.0 / 512.0);
+            self.in_flight_ms = 0.0;
+        }
+        self.yielded.add(f64::from(seen.arrived), resolved, 1.0 / 64.0);
 
         let due = load.polls_due_per_day as f64 / DAY_MS * elapsed;
         let hour = self.hours.at(now);
@@ -313,13 +335,20 @@ impl Flow {
         self.refused += f64::from(seen.refused) - self.refused * back;
         self.brake = (self.brake + elapsed / (BRAKE_RECOVERY * longest)).min(1.0);
         if seen.refused > 0 {
-            let share = f64::from(seen.refused) / (begun + f64::from(seen.refused));
+            let share = f64::from(seen.refused) / seen.attempts();
             self.brake *= (1.0 - 2.0 * share).max(0.5);
         }
         if seen.throttled > 0 {
             self.brake *= 0.9;
         }
         self.brake = self.brake.max(BRAKE_MIN);
+    }
+}
+
+impl Seen {
+    /// Connections made, served or refused.
+    fn attempts(&self) -> f64 {
+        f64::from(self.polled) + f64::from(self.arrived) + f64::from(self.refused)
     }
 }
 
