@@ -6,7 +6,7 @@ use simtide_protocol::scp80::{Counter, Key};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A secret of fixed size. Wiped when dropped, never shown.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+#[derive(Zeroize, ZeroizeOnDrop)]
 pub struct Secret<const N: usize>([u8; N]);
 
 impl<const N: usize> Secret<N> {
