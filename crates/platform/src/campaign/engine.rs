@@ -291,6 +291,7 @@ impl<C: Copy + Ord> Engine<C> {
 
     /// Shares what may leave. What a run has saved up for its batch stays its own.
     fn tick(&mut self, now: EpochMs, triggers: u32) {
+        self.runs.iter_mut().for_each(|run| run.wake(now));
         let saved: u64 = self.runs.iter().map(|run| u64::from(run.credit())).sum();
         let mut fresh = u64::from(triggers);
         if saved > fresh {

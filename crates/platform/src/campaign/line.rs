@@ -154,9 +154,14 @@ fn ms(seconds: u32) -> i64 {
     i64::from(seconds) * 1_000
 }
 
-/// When a pass was where in the line: keys going down, times going up.
+/// When a pass was where in the line.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Milestones(Vec<Milestone>);
+pub struct Milestones {
+    /// Where it began; what stands above has joined later.
+    top: Option<Milestone>,
+    /// Keys going down, times going up.
+    steps: Vec<Milestone>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Milestone {
@@ -166,16 +171,17 @@ struct Milestone {
 }
 
 impl Milestones {
-    /// Everything in the line down to this key has been triggered by now.
-    pub(super) fn note(&mut self, key: EpochMs, at: EpochMs) {
-        match self.0.last_mut() {
-            Some(last) if last.key <= key => last.at = at,
-            _ => self.0.push(Milestone { key, at }),
+    /// Everything in the line from the first to the last of these keys has been triggered by now.
+    pub(super) fn note(&mut self, first: EpochMs, last: EpochMs, at: EpochMs) {
+        self.top.get_or_insert(Milestone { key: first, at });
+        match self.steps.last_mut() {
+            Some(before) if before.key <= last => before.at = at,
+            _ => self.steps.push(Milestone { key: last, at }),
         }
-        if self.0.len() > MILESTONES_MAX {
+        if self.steps.len() > MILESTONES_MAX {
             // The later one of each pair stays: a card waits too long rather than too short.
             let mut place = 0;
-            self.0.retain(|_| {
+            self.steps.retain(|_| {
                 place += 1;
                 place % 2 == 0
             });
@@ -184,16 +190,21 @@ impl Milestones {
 
     /// When a card of this key was triggered at the latest; `None`: it was not.
     pub(super) fn at(&self, key: EpochMs) -> Option<EpochMs> {
-        self.0.get(self.0.partition_point(|milestone| milestone.key > key)).map(|milestone| milestone.at)
+        if self.top.is_none_or(|top| key > top.key) {
+            return None;
+        }
+        self.steps.get(self.steps.partition_point(|step| step.key > key)).map(|step| step.at)
     }
 
     /// Puts a later pass over this one: as far as it came, its times count.
     pub(super) fn overlay(&mut self, later: &Self) {
-        if let Some(reached) = later.0.last() {
-            let rest = self.0.partition_point(|milestone| milestone.key >= reached.key);
-            let below = self.0.split_off(rest);
-            self.0 = later.0.clone();
-            self.0.extend(below);
+        if let Some(reached) = later.steps.last() {
+            let rest = self.steps.partition_point(|step| step.key >= reached.key);
+            let below = self.steps.split_off(rest);
+            self.steps = later.steps.clone();
+            self.steps.extend(below);
+            let higher = |left: Milestone, right: Milestone| if left.key >= right.key { left } else { right };
+            self.top = self.top.into_iter().chain(later.top).reduce(higher);
         }
     }
 }

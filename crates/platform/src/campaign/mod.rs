@@ -18,3 +18,6 @@ pub use types::{
     ATTEMPTS_MAX, BATCH_MAX, Campaign, CampaignError, CampaignState, Candidate, Cursor, Lane, NeverSeen,
     Order, Settings, Thresholds,
 };
+
+#[cfg(test)]
+mod tests;

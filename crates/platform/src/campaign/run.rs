@@ -244,13 +244,21 @@ impl<C: Copy + Ord> Run<C> {
         true
     }
 
+    /// Ends the waiting where its time has come.
+    pub(super) fn wake(&mut self, now: EpochMs) {
+        if self.wait.is_some_and(|until| until <= now) {
+            self.wait = None;
+            if self.kept.phase == Phase::Sweep {
+                self.begin_at_top();
+            }
+        }
+    }
+
     /// Goes on as far as pages, allowance and time let it.
     pub(super) fn advance(&mut self, now: EpochMs, commands: &mut VecDeque<Command<C>>) {
-        if self.kept.paused || self.over || self.wait.is_some_and(|until| now < until) {
+        self.wake(now);
+        if self.kept.paused || self.over || self.wait.is_some() {
             return;
-        }
-        if self.wait.take().is_some() && self.kept.phase == Phase::Sweep {
-            self.begin_at_top();
         }
         while self.wait.is_none() && !self.over {
             self.request(commands);
@@ -350,8 +358,8 @@ impl<C: Copy + Ord> Run<C> {
         for batch in leaving.chunks(size.max(1)) {
             self.leave_batch(now, batch, commands);
         }
-        if let Some((_, place, _)) = leaving.last() {
-            self.kept.here.note(place.key, now);
+        if let (Some((_, first, _)), Some((_, last, _))) = (leaving.first(), leaving.last()) {
+            self.kept.here.note(first.key, last.key, now);
             self.kept.last_trigger = Some(now);
         }
         if self.chosen.is_empty() {
