@@ -8,7 +8,9 @@ mod campaign;
 mod card;
 mod cards;
 mod client;
+mod demo;
 mod fleet;
+mod import;
 mod logging;
 mod packet;
 mod serve;
@@ -34,10 +36,14 @@ struct Simtide {
 
 #[derive(Debug, Subcommand)]
 enum Role {
+    /// Show the whole system on this machine: platform, SMSC and a fleet of cards
+    Demo(demo::Args),
     /// Run the platform: card port, SMPP links, campaigns, API
     Serve(serve::Args),
     /// Make, start, follow and end campaigns
     Campaign(campaign::Args),
+    /// Import cards from a vendor file
+    Import(import::Args),
     /// List and show cards, send them single commands
     Cards(cards::Args),
     /// Seal and open SCP80 packets by hand
@@ -74,8 +80,10 @@ fn main() -> ExitCode {
 /// One line per role.
 fn run(role: Role) -> Outcome {
     match role {
+        Role::Demo(args) => demo::run(args),
         Role::Serve(args) => serve::run(args),
         Role::Campaign(args) => campaign::run(args),
+        Role::Import(args) => import::run(args),
         Role::Cards(args) => cards::run(args),
         Role::Packet(args) => packet::run(args),
         Role::Smsc(args) => smsc::run(args),

@@ -302,6 +302,10 @@ fn done(place: &Place, visit: &Visit, record: &PollRecord, now: EpochMs) -> Poll
         let detail = format!("after {} scripts", visit.steps);
         let result = HistoryResult::Broken;
         done.history.push(HistoryLine { at: now, cause: visit.cause, campaign: None, result, detail });
+    } else if ended.is_some_and(|ended| !ended.broken) && done.history.is_empty() {
+        // A contact without work is a contact all the same: the tide is read from the history.
+        let (result, detail) = (HistoryResult::Nothing, String::new());
+        done.history.push(HistoryLine { at: now, cause: visit.cause, campaign: None, result, detail });
     }
     done
 }
