@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use simtide_device::{Device, Event};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
 use crate::host::{Host, Shown, Surroundings};
 use crate::network::{Line, NetworkEvent};
 use crate::port::CardPort;
 use crate::port::thread::{PortThread, Request};
+
+/// How long a device waits before it looks for a card again that it has lost, in seconds.
+pub const CARD_RETRY_S: u64 = 2;
 
 /// What comes to a device from outside of its card.
 #[derive(Debug)]
@@ -72,7 +76,8 @@ impl Surroundings for Around<'_> {
 }
 
 impl Runner {
-    /// Switches the device on and runs it until `stop` comes.
+    /// Switches the device on and runs it until `stop` comes. A card that is lost is looked for again: another one may
+    /// lie in the port by then.
     pub async fn run(self, port: Box<dyn CardPort>, mut stop: oneshot::Receiver<()>) -> std::io::Result<()> {
         let Self { device, line, clock, latency, mut inbox, outside, display } = self;
         let around = Around { line: &line, latency, outside: &outside, display: &display };
@@ -80,6 +85,7 @@ impl Runner {
         let mut host = Host::new(device);
         // Whether an answer is awaited, and whether to a reset.
         let mut asked = None;
+        let mut restart = None;
         host.handle(clock.now(), Event::PowerOn);
         loop {
             if asked.is_none()
@@ -87,6 +93,9 @@ impl Runner {
             {
                 asked = Some(matches!(request, Request::Reset));
                 card.ask(request);
+            }
+            if host.device().has_failed() && restart.is_none() {
+                restart = Some(Instant::now() + Duration::from_secs(CARD_RETRY_S));
             }
             let wait =
                 host.device().next_deadline().map(|deadline| clock.real(deadline.ms_since(clock.now())));
@@ -102,6 +111,10 @@ impl Runner {
                     Some(Inbound::Network(event)) => host.network(clock.now(), &line, event),
                     None => break,
                 },
+                () = sleep_until(restart.unwrap_or_else(Instant::now)), if restart.is_some() => {
+                    restart = None;
+                    host.handle(clock.now(), Event::PowerOn);
+                }
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
                     host.handle(clock.now(), Event::Deadline);
                 }

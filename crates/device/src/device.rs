@@ -176,6 +176,11 @@ impl Device {
         matches!(self.state, State::Idle)
     }
 
+    /// Whether the card was lost or cannot be used: [`Event::PowerOn`] tries again.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.state, State::Failed)
+    }
+
     /// The next thing that the shell has to do.
     pub fn next_command(&mut self) -> Option<Command> {
         let command = self.commands.pop_front();
