@@ -139,7 +139,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Opens the door to the cards: `docs/air-interface.md` has its frames. Returns the address.
+    /// Opens the door to the cards: `docs/devices.md` has its frames. Returns the address.
     pub async fn open_door(self: &Arc<Self>, address: SocketAddr) -> std::io::Result<SocketAddr> {
         door::open(self.clone(), address).await
     }
