@@ -9,11 +9,20 @@ use simtide_protocol::poll_date::{MarkFile, MarkPhase};
 use simtide_protocol::profile::Profile;
 use simtide_protocol::scp81::ScriptStatus;
 
+use crate::audience::{Audience, Filter};
 use crate::content::{Action, AppletDelete, Content, FileUpdate, HexBytes, OnFailure, Step};
 use crate::poll::{Command, Dialogue, Event, Offer, Opened, Work};
 
 /// More events than any session of the content below takes.
 const EVENTS_MAX: usize = 256;
+
+/// The text form of an audience filter. What is accepted keeps its limits, is shown as a text that reads as the same
+/// filter, and survives JSON.
+pub fn audience_filter(data: &[u8]) {
+    let Ok(filter) = String::from_utf8_lossy(data).parse::<Filter>() else { return };
+    assert_eq!(filter.to_string().parse().as_ref(), Ok(&filter), "{filter}");
+    assert_eq!(Audience::Filter(filter).check(), Ok(()));
+}
 
 /// What a card may answer in a session. The first byte chooses the work, each answer after it is a status and a
 /// length, one byte each, and the response script. Whatever it is, the session ends, its first record reserves the

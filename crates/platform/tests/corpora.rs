@@ -11,7 +11,8 @@ use simtide_platform::fuzz;
 type Target = fn(&[u8]);
 
 /// Name (that of the corpus) and target.
-const TARGETS: &[(&str, Target)] = &[("poll_answers", fuzz::poll_answers)];
+const TARGETS: &[(&str, Target)] =
+    &[("poll_answers", fuzz::poll_answers), ("audience_filter", fuzz::audience_filter)];
 
 /// Every seed with its target.
 fn seeds() -> Vec<(String, Vec<u8>, Target)> {

@@ -152,13 +152,11 @@ impl Parser {
 
     fn condition(&mut self, depth: usize) -> Result<Filter, ParseError> {
         self.conditions += 1;
-        // A bracket may make one tree level of two: half of the depth keeps the tree within its own limit.
-        if depth > DEPTH_MAX / 2 {
+        // A bracket makes up to two levels of the tree, and the innermost one a list of tags in it.
+        if depth > DEPTH_MAX / 2 - 1 {
             return Err(self.wrong("nested too deep: flatten the filter".into()));
         }
-        if self.conditions > CONDITIONS_MAX / 2 {
-            return Err(self.wrong("too many conditions: tag the cards and filter by the tag".into()));
-        }
+        self.within_limit()?;
         if self.keyword("not") {
             return Ok(Filter::Not(Box::new(self.condition(depth + 1)?)));
         }
@@ -193,6 +191,14 @@ impl Parser {
         }
     }
 
+    /// Half of the limit, because `and` and `or` count in the tree too.
+    fn within_limit(&self) -> Result<(), ParseError> {
+        if self.conditions > CONDITIONS_MAX / 2 {
+            return Err(self.wrong("too many conditions: tag the cards and filter by the tag".into()));
+        }
+        Ok(())
+    }
+
     fn among(&mut self, field: &str) -> Result<Filter, ParseError> {
         let negated = self.sign("!=");
         let mut values = BTreeSet::new();
@@ -208,9 +214,12 @@ impl Parser {
                 }
             }
             self.expect(")")?;
+            // Each tag of a list becomes a condition of its own.
+            self.conditions += if field == "tag" { values.len() } else { 0 };
         } else {
             return Err(self.wrong(format!("expected `=`, `!=` or `in (..)` after {field}")));
         }
+        self.within_limit()?;
         let filter = typed(field, values).map_err(|reason| {
             self.next = first + usize::from(!negated);
             self.wrong(reason)

@@ -87,6 +87,14 @@ fn limits_hold() {
     assert!(parse(&deep).unwrap_err().reason.contains("deep"));
     assert!(parse(&vec!["operator=1"; 300].join(" or ")).unwrap_err().reason.contains("conditions"));
     assert!(parse(&"x".repeat(20_000)).is_err());
+    let tags: Vec<_> = (0..300).map(|tag| format!("t{tag}")).collect();
+    assert!(parse(&format!("tag in ({})", tags.join(","))).is_err());
+    // The deepest text that is read makes a tree within its limit.
+    let level = "operator=1 or kind=a and (";
+    let deepest = (1..20).map(|depth| format!("{}tag in (a, b){}", level.repeat(depth), ")".repeat(depth)));
+    let read: Vec<_> = deepest.map_while(|text| parse(&text).ok()).collect();
+    assert!(read.len() >= 5);
+    assert!(read.into_iter().all(|filter| Audience::Filter(filter).check() == Ok(())));
     let nested = (0..20).fold(Filter::Tag("x".into()), |inner, _| Filter::Not(Box::new(inner)));
     assert_eq!(Audience::Filter(nested).check(), Err(AudienceError::TooDeep));
     assert_eq!(Audience::Cards(BTreeSet::new()).check(), Err(AudienceError::NoCards));
