@@ -12,6 +12,8 @@ use simtide_protocol::poll_date::following;
 pub const SLOTS_MAX: usize = 57_600;
 /// Slots that are looked at to find a quiet one.
 const PROBES: u64 = 16;
+/// Cards that come for the first time in the same slot and keep it.
+const TOGETHER_MAX: u32 = 8;
 const DAY_MS: i64 = 86_400_000;
 
 /// Extent and resolution of a forecast.
@@ -152,9 +154,10 @@ impl Forecast {
     }
 }
 
-/// The date that a card is given when it calls: it keeps its place in the tide, and gets a quiet one where it has
-/// none: it has never had a date, or its period has changed so that the planned date lies beyond the next one and a
-/// half periods.
+/// The date that a card is given when it calls: it keeps its place in the tide. One that has never been in contact
+/// (`planned` is `None`) shows its place by when it comes, unless many come at once, as after an import. Those, and
+/// cards whose period has changed so that the planned date lies beyond the next one and a half periods, get a quiet
+/// date.
 pub fn next_date(
     forecast: &Forecast,
     planned: Option<EpochMs>,
@@ -163,7 +166,11 @@ pub fn next_date(
     seed: u64,
 ) -> EpochMs {
     let period_ms = i64::from(period_s) * 1_000;
+    let on_its_own = now.plus_ms(period_ms);
     match planned.map(|planned| following(planned, period_s, now)) {
+        None if forecast.slot_of(on_its_own).is_some_and(|place| forecast.counts[place] < TOGETHER_MAX) => {
+            on_its_own
+        }
         Some(date) if period_s == 0 || date.ms_since(now) <= period_ms + period_ms / 2 => date,
         _ => forecast.quiet_date(now.plus_ms(period_ms / 2), now.plus_ms(period_ms + period_ms / 2), seed),
     }
@@ -246,6 +253,13 @@ mod tests {
         let busy: Vec<u64> = (11..29).map(day).collect();
         let (least, most) = (busy.iter().min().unwrap(), busy.iter().max().unwrap());
         assert!(most - least <= 40, "{busy:?}");
+    }
+
+    #[test]
+    fn a_first_contact_by_itself_shows_the_place() {
+        let now = EpochMs::from_seconds(1_800_000_000);
+        let forecast = Forecast::new(ForecastSettings { slot_s: 600, slots: 4_320 }, now);
+        assert_eq!(next_date(&forecast, None, 20 * 86_400, now, 1), now.plus_s(20 * 86_400));
     }
 
     #[test]

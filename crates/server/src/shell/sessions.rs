@@ -106,7 +106,8 @@ struct Visit {
     cause: Cause,
     /// Campaigns whose triggers this session answers.
     called_by: Vec<CampaignId>,
-    /// Triggers that this session answers; proven with the first commit.
+    /// Open triggers of the card. With the first commit those that have left are proven by this session, and the
+    /// others, for which it came too early, are given up.
     triggers: Vec<Packet>,
     steps: u32,
 }
@@ -187,9 +188,9 @@ async fn begin(place: &Place, resume: bool) -> Result<Option<(Visit, Command)>, 
         .open_packets(place.card)
         .await?
         .into_iter()
-        .filter(|packet| matches!(packet.origin, Origin::Trigger(_)) && packet.state != PacketState::Queued)
+        .filter(|packet| matches!(packet.origin, Origin::Trigger(_)))
         .collect();
-    let next_poll = tide.give_date(&place.card, card.hot.next_poll, profile.poll.period_s, now);
+    let next_poll = tide.give_date(&place.card, &card.hot, profile.poll.period_s, now);
     let started = campaigns.started();
     let rows = rows(&card);
     let mut view = catalogue.view(card.record.tenant, &Candidate { card: place.card, hot: card.hot });
@@ -206,18 +207,23 @@ async fn begin(place: &Place, resume: bool) -> Result<Option<(Visit, Command)>, 
         resume,
     };
     let (dialogue, command) = Dialogue::open(opened);
-    let cause = triggers.last().map_or(Cause::Own, |packet| Cause::Trigger {
+    let sent = || triggers.iter().filter(|packet| has_left(packet));
+    let cause = sent().last().map_or(Cause::Own, |packet| Cause::Trigger {
         key_set: packet.key.key_set,
         counter: packet.key.counter,
     });
-    let called_by = triggers
-        .iter()
+    let called_by = sent()
         .filter_map(|packet| match packet.origin {
             Origin::Trigger(campaign) => Some(campaign),
             _ => None,
         })
         .collect();
     Ok(Some((Visit { dialogue, cause, called_by, triggers, steps: 0 }, command)))
+}
+
+/// Whether the card can have come because of this trigger.
+fn has_left(trigger: &Packet) -> bool {
+    trigger.state != PacketState::Queued
 }
 
 fn rows(card: &Card) -> Vec<CardRow> {
@@ -244,7 +250,7 @@ async fn commit(place: &Place, visit: &mut Visit, record: PollRecord) -> Result<
         ops.extend(visit.triggers.iter().map(|packet| {
             Op::Packet(PacketChange {
                 key: packet.key,
-                state: PacketState::Proven(0),
+                state: if has_left(packet) { PacketState::Proven(0) } else { PacketState::Abandoned },
                 message_ids: Vec::new(),
                 deadline: None,
             })
@@ -260,11 +266,13 @@ async fn commit(place: &Place, visit: &mut Visit, record: PollRecord) -> Result<
     }
     core.commit_card(&place.card, ops).await?;
     if record.begun.is_some() {
-        let counter = if visit.triggers.is_empty() { &flight.polled } else { &flight.arrived };
+        let was_called = visit.triggers.iter().any(has_left);
+        let counter = if was_called { &flight.arrived } else { &flight.polled };
         counter.fetch_add(1, Ordering::Relaxed);
         for packet in visit.triggers.drain(..) {
             // The row says so already.
-            flight.evidence(packet.key, now, Evidence::Called);
+            let evidence = if has_left(&packet) { Evidence::Called } else { Evidence::Abandon };
+            flight.evidence(packet.key, now, evidence);
         }
     }
     for CampaignOutcome { campaign, outcome, .. } in &record.outcomes {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use simtide_platform::forecast::{Forecast, ForecastSettings, next_date};
 use simtide_protocol::ids::{CardId, EpochMs};
 
-use crate::store::{Store, StoreError};
+use crate::store::{CardHot, Store, StoreError};
 
 /// The forecast, shared by the planner and the sessions.
 #[derive(Debug)]
@@ -31,13 +31,15 @@ impl Tide {
         forecast.due_per_day(now, length_ms)
     }
 
-    /// The next date of a card that calls now; it is expected then, and no longer at the old date.
-    pub fn give_date(&self, card: &CardId, planned: EpochMs, period_s: u32, now: EpochMs) -> EpochMs {
+    /// The next date of a card that calls now; it is expected then, and no longer at the old date. What is planned for
+    /// a card that was never seen says nothing about its place.
+    pub fn give_date(&self, card: &CardId, hot: &CardHot, period_s: u32, now: EpochMs) -> EpochMs {
+        let planned = hot.last_update.map(|_| hot.next_poll);
         let mut forecast = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seed = card.as_bytes().iter().fold(0_u64, |seed, byte| seed.rotate_left(8) ^ u64::from(*byte));
         // Cards know whole seconds.
-        let date = EpochMs::from_seconds(next_date(&forecast, Some(planned), period_s, now, seed).seconds());
-        forecast.moved(planned, date);
+        let date = EpochMs::from_seconds(next_date(&forecast, planned, period_s, now, seed).seconds());
+        forecast.moved(hot.next_poll, date);
         date
     }
 }
