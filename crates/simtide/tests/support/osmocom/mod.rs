@@ -1,11 +1,13 @@
 //! OsmoMSC and OsmoHLR as the network: processes with their own configuration on a loopback address of their own, and
 //! the phone side of an MME behind them.
 
+pub mod phone;
 pub mod sgs;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use simtide_protocol::ids::{Imsi, Msisdn};
@@ -16,6 +18,8 @@ use tokio::net::TcpStream;
 /// Attempts to reach a process that has just been started, one every [`PAUSE`].
 const ATTEMPTS_MAX: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
+/// Networks that this process has started.
+static NETWORKS: AtomicU8 = AtomicU8::new(0);
 /// Ports that the programs do not let one choose.
 const HLR_CONTROL: u16 = 4259;
 const SGS: u16 = 29118;
@@ -56,9 +60,10 @@ impl Network {
     /// Starts both; platforms bind as `simtide` with password `simtide`.
     pub async fn start() -> Network {
         let folder = tempfile::tempdir().unwrap();
-        // Every process has an address of its own, because most of the ports are fixed.
+        // Every network has an address of its own, because most of the ports are fixed.
         let [high, low] = (std::process::id() as u16).to_be_bytes();
-        let address = Ipv4Addr::new(127, 77, high, low.clamp(1, 254));
+        let nth = NETWORKS.fetch_add(1, Ordering::Relaxed);
+        let address = Ipv4Addr::new(127, 77_u8.wrapping_add(nth), high, low.clamp(1, 254));
         let hlr_config = folder.path().join("osmo-hlr.cfg");
         std::fs::write(&hlr_config, hlr_config_text(address)).unwrap();
         let database = folder.path().join("hlr.db");
