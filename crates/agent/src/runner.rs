@@ -108,7 +108,10 @@ impl Runner {
                 }
                 inbound = inbox.recv() => match inbound {
                     Some(Inbound::Device(event)) => host.handle(clock.now(), event),
-                    Some(Inbound::Network(event)) => host.network(clock.now(), &line, event),
+                    Some(Inbound::Network(event)) => {
+                        report(&event);
+                        host.network(clock.now(), &line, event);
+                    }
                     None => break,
                 },
                 () = sleep_until(restart.unwrap_or_else(Instant::now)), if restart.is_some() => {
@@ -123,6 +126,19 @@ impl Runner {
         host.handle(clock.now(), Event::PowerOff);
         while let Some(Request::Reset | Request::Transmit(_)) = host.next_request(clock.now(), &around) {}
         Ok(())
+    }
+}
+
+/// What a person at the device wants to know of the network.
+fn report(event: &NetworkEvent) {
+    match event {
+        NetworkEvent::Attached { imsi } => {
+            tracing::info!("the network has registered the device");
+            tracing::debug!(%imsi, "registered");
+        }
+        NetworkEvent::Down => tracing::info!("the line to the network is down"),
+        NetworkEvent::Deliver { tpdu, .. } => tracing::info!(bytes = tpdu.len(), "a short message came"),
+        NetworkEvent::Up | NetworkEvent::Submitted { .. } => {}
     }
 }
 

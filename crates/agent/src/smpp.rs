@@ -226,7 +226,11 @@ impl Session {
         let (id, status, sequence) = (CommandId::from(word(4)), word(8), word(12));
         match id {
             CommandId::BindTransceiverResp if status == 0 => tell(NetworkEvent::Attached { imsi: self.imsi }),
-            CommandId::BindTransceiverResp | CommandId::Unbind => return false,
+            CommandId::BindTransceiverResp => {
+                tracing::warn!(status, "the SMSC refuses the bind; check number and password");
+                return false;
+            }
+            CommandId::Unbind => return false,
             CommandId::EnquireLink => header(out, CommandId::EnquireLinkResp, sequence),
             CommandId::SubmitSmResp | CommandId::GenericNack => {
                 if let Some(reference) = self.window.remove(&sequence) {
