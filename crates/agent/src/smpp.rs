@@ -257,7 +257,7 @@ impl Session {
 const HEADER_BYTES: usize = 16;
 
 /// The first whole PDU of the buffer; an error where no PDU can have the length it names.
-fn next_pdu(buffer: &mut Vec<u8>) -> Option<Result<Vec<u8>, ()>> {
+pub(crate) fn next_pdu(buffer: &mut Vec<u8>) -> Option<Result<Vec<u8>, ()>> {
     let length = usize::try_from(u32::from_be_bytes(*buffer.first_chunk()?)).unwrap_or(usize::MAX);
     if !(HEADER_BYTES..=PDU_BYTES_MAX).contains(&length) {
         return Some(Err(()));
@@ -266,7 +266,7 @@ fn next_pdu(buffer: &mut Vec<u8>) -> Option<Result<Vec<u8>, ()>> {
 }
 
 /// A deliver_sm as an SMS-DELIVER, with the empty address of a service centre that SMPP does not name.
-fn delivered(body: &[u8]) -> Option<(String, Vec<u8>)> {
+pub(crate) fn delivered(body: &[u8]) -> Option<(String, Vec<u8>)> {
     let (message, _) = pdus::DeliverSm::<16>::decode(body, body.len()).ok()?;
     let source = message.source_addr.as_str();
     let ton = u8::from(message.source_addr_ton);

@@ -75,7 +75,7 @@ impl<L: Read + Write> AtPort<L> {
 }
 
 /// The bytes of `+CSIM: <length>,"<hex>"`; the quotes are missing on some modems.
-fn response_of(answer: &str) -> Option<Vec<u8>> {
+pub(crate) fn response_of(answer: &str) -> Option<Vec<u8>> {
     let line = answer.lines().map(str::trim).find(|line| line.starts_with("+CSIM:"))?;
     let (_, digits) = line.split_once(',')?;
     hex::decode(digits.trim().trim_matches('"')).ok()
