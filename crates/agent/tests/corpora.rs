@@ -5,7 +5,9 @@
 use proptest::prelude::*;
 use simtide_agent::fuzz;
 
-const TARGETS: [(&str, fn(&[u8])); 3] =
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 3] =
     [("agent_smpp", fuzz::agent_smpp), ("agent_lines", fuzz::agent_lines), ("agent_vpcd", fuzz::agent_vpcd)];
 
 #[test]
