@@ -34,6 +34,9 @@ pub struct Args {
     /// Record every event of the planner, so that a run can be replayed
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// The data folder was restored from a backup: raise all counters before anything is sent (once)
+    #[arg(long)]
+    restored: bool,
 }
 
 /// Why the platform did not start, beside what its parts say themselves.
@@ -60,10 +63,10 @@ pub fn run(args: Args) -> Outcome {
         Some(path) => Config::read(path)?,
         None => Config::default(),
     };
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config, args.trace))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config, args))
 }
 
-async fn serve(config: Config, trace: Option<PathBuf>) -> Outcome {
+async fn serve(config: Config, args: Args) -> Outcome {
     let folder = config.data.folder.clone();
     make_folder(&folder)?;
     let (tokens, first_token) = Tokens::open(&folder)?;
@@ -75,7 +78,11 @@ async fn serve(config: Config, trace: Option<PathBuf>) -> Outcome {
     let settings =
         SqliteSettings { buckets: config.data.buckets, ..SqliteSettings::new(folder.join("store")) };
     let store = Arc::new(SqliteStore::open(&settings)?);
-    let trace = match trace {
+    if args.restored {
+        simtide_server::store::after_restore(&*store, "restore").await?;
+        tracing::warn!("all counters were raised after a restore: start without --restored next time");
+    }
+    let trace = match args.trace {
         Some(path) => {
             let file = File::create(&path).map_err(|source| ServeError::Trace { path, source })?;
             Some(Box::new(BufWriter::new(file)) as simtide_server::shell::planning::Trace)

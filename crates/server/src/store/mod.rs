@@ -173,3 +173,13 @@ pub trait Store: Send + Sync {
     /// Imports, latest first.
     fn import_jobs(&self, rows_max: usize) -> Answer<'_, Vec<ImportJob>>;
 }
+
+/// After a restore from backup, before anything is sent: every counter jumps, because those given since the backup have
+/// been on the wire and must not be given again. Takes all card groups over.
+pub async fn after_restore(store: &dyn Store, owner: &str) -> Result<(), StoreError> {
+    for group in (0..store.groups()).map(Group::Cards) {
+        let lease = store.acquire(group, owner).await?;
+        store.commit(lease, Batch::from(Op::JumpCounters)).await?;
+    }
+    Ok(())
+}

@@ -3,6 +3,7 @@
 use simtide_platform::card::{Applied, CardState};
 use simtide_protocol::ids::{Bucket, EpochMs};
 use simtide_server::store::rules::{COUNTER_MAX, audit_chain};
+use simtide_server::store::sqlite::{SqliteSettings, SqliteStore};
 use simtide_server::store::*;
 
 use crate::world::*;
@@ -207,6 +208,43 @@ async fn counters_end_before_they_wrap_and_jump_after_a_restore() {
         let outcomes = commit(&*store, lease, vec![Op::Packet(close), ask]).await;
         assert_eq!(outcomes[1], Outcome::PassedOver(PassedOver::CounterExhausted), "{name}");
     }
+}
+
+/// Restoring yesterday's backup forgets the counters given since; none of them is given again.
+#[tokio::test]
+async fn a_restored_backup_gives_no_counter_twice() {
+    let (store, directory) = sqlite();
+    let id = card_of_bucket_0(0);
+    let lease = lease_of(&store, id).await;
+    commit(&store, lease, vec![put(id, 1)]).await;
+    drop(store);
+    let backup = tempfile::tempdir().unwrap();
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    };
+    copy(directory.path(), backup.path());
+    let settings = SqliteSettings::new(directory.path());
+    let give = async |after_backup: bool| {
+        let store = SqliteStore::open(&settings).unwrap();
+        if after_backup {
+            after_restore(&store, "test").await.unwrap();
+        }
+        let lease = lease_of(&store, id).await;
+        let outcomes =
+            commit(&store, lease, vec![Op::Trigger(Box::new(trigger(vec![seen(id, None)], Bucket(0))))])
+                .await;
+        let Outcome::Triggered(grants) = &outcomes[0] else { panic!("{outcomes:?}") };
+        grants[0].unwrap()
+    };
+    let given = give(false).await;
+    for entry in std::fs::read_dir(directory.path()).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    copy(backup.path(), directory.path());
+    assert_eq!(give(true).await, given + COUNTER_JUMP);
 }
 
 #[tokio::test]
