@@ -1,7 +1,7 @@
 //! `/v1/cards`: what the platform knows of cards.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
 use simtide_platform::card::{Applied, CardState};
 use simtide_protocol::ids::{Bucket, CardId, EpochMs};
@@ -9,7 +9,7 @@ use simtide_protocol::ids::{Bucket, CardId, EpochMs};
 use super::Shared;
 use super::commands::{PacketView, packet_view};
 use super::problem::Problem;
-use super::request::named;
+use super::request::{Parameters, named};
 use super::tokens::Caller;
 use crate::shell::core::Catalogue;
 use crate::store::{
@@ -145,7 +145,7 @@ pub struct ListQuery {
 pub async fn list(
     State(api): Shared,
     caller: Caller,
-    Query(query): Query<ListQuery>,
+    Parameters(query): Parameters<ListQuery>,
 ) -> Result<Json<CardList>, Problem> {
     let core = &api.platform.core;
     let catalogue = core.catalogue();

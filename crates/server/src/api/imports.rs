@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
 use axum::body::{Body, HttpBody};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use simtide_protocol::card_file::{self, Format, Secret, TransportKey};
@@ -16,10 +16,10 @@ use simtide_protocol::ids::ProfileName;
 use tokio::io::AsyncWriteExt;
 
 use super::problem::Problem;
-use super::request::named;
+use super::request::{Parameters, named};
 use super::tokens::{Caller, Role};
 use super::{Api, Shared};
-use crate::import::{ImportProgress, ImportReport, ImportSettings, Importer};
+use crate::import::{ImportError, ImportProgress, ImportReport, ImportSettings, Importer};
 use crate::store::{OperatorId, TenantId};
 
 /// Imports that are remembered.
@@ -107,7 +107,7 @@ pub struct ImportQuery {
 pub async fn create(
     State(api): Shared,
     caller: Caller,
-    Query(query): Query<ImportQuery>,
+    Parameters(query): Parameters<ImportQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<ImportView>), Problem> {
@@ -122,9 +122,10 @@ pub async fn create(
     let view = ImportView { id, name, state: "checking".to_owned(), ..ImportView::default() };
     api.imports.remember(caller.tenant, view.clone());
     tokio::spawn(async move {
-        run(&api, id, &path, &settings).await;
+        let outcome = run(&api, id, &path, &settings).await;
         let _ = tokio::fs::remove_file(&path).await;
         drop(running);
+        api.imports.change(id, |view| show_end(view, outcome));
     });
     Ok((StatusCode::ACCEPTED, Json(view)))
 }
@@ -265,24 +266,32 @@ async fn receive(api: &Api, id: u64, mut body: Body) -> Result<PathBuf, Problem>
     }
 }
 
-async fn run(api: &Api, id: u64, path: &std::path::Path, settings: &ImportSettings) {
+async fn run(
+    api: &Api,
+    id: u64,
+    path: &std::path::Path,
+    settings: &ImportSettings,
+) -> Result<ImportReport, ImportError> {
     let core = &api.platform.core;
     let importer = Importer::new(core.store.clone(), core.clone(), api.vault.clone());
     let progress = |progress: &ImportProgress| api.imports.change(id, |view| show_progress(view, progress));
     let outcome = importer.import(path, settings, progress).await;
     // What was stored before a failure is there all the same.
-    let refreshed = api.platform.cards_added().await;
-    if let Err(error) = &refreshed {
+    if let Err(error) = api.platform.cards_added().await {
         tracing::error!(%error, "imported cards are not known to campaigns before the next start");
     }
-    api.imports.change(id, |view| match outcome {
+    outcome
+}
+
+fn show_end(view: &mut ImportView, outcome: Result<ImportReport, ImportError>) {
+    match outcome {
         Ok(report) => show_report(view, report),
         Err(error) => {
             tracing::warn!(%error, "an import failed");
             view.state = "failed".to_owned();
             view.error = Some(error.to_string());
         }
-    });
+    }
 }
 
 fn show_progress(view: &mut ImportView, progress: &ImportProgress) {

@@ -1,6 +1,7 @@
 //! `/v1/profiles`: what kinds of cards there are.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -47,9 +48,11 @@ pub async fn list(State(api): Shared, _caller: Caller) -> Json<ProfileList> {
 pub async fn create(
     State(api): Shared,
     caller: Caller,
-    text: String,
+    body: Bytes,
 ) -> Result<(StatusCode, Json<ProfileView>), Problem> {
     caller.must_be(Role::Admin)?;
+    let text =
+        String::from_utf8(body.into()).map_err(|_| Problem::bad_request("the profile must be UTF-8 text"))?;
     let profile = Profile::parse(&text).map_err(|error| Problem::unprocessable(error.to_string()))?;
     let core = &api.platform.core;
     let catalogue = core.catalogue();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use serde::de::DeserializeOwned;
@@ -36,6 +36,19 @@ impl Caller {
         let detail =
             format!("the token {} is a {:?}; this needs a token of role {role:?}", self.name, self.role);
         Err(Problem::new(StatusCode::FORBIDDEN, "not-allowed", detail))
+    }
+}
+
+/// The query of a request; what is not understood is a problem like every other.
+pub struct Parameters<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _api: &Arc<Api>) -> Result<Parameters<T>, Problem> {
+        Query::try_from_uri(&parts.uri)
+            .map(|Query(value)| Parameters(value))
+            .map_err(|rejection| Problem::bad_request(rejection.body_text()))
     }
 }
 
