@@ -281,6 +281,35 @@ async fn x_admin_from_of_another_card_is_counted_and_refused_where_wanted() {
     }
 }
 
+/// `openssl s_client` as a card that polls.
+#[tokio::test]
+async fn a_foreign_tls_client_polls() {
+    let world = World::new(0);
+    let port = start(config(), &world).await;
+    let client = tokio::process::Command::new("openssl")
+        .args(["s_client", "-quiet", "-tls1_2", "-cipher", "PSK-AES128-CBC-SHA256", "-connect"])
+        .arg(port.address().to_string())
+        .args(["-psk_identity", "card-1", "-psk", &hex::encode(KEY)])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let mut client = match client {
+        Ok(client) => client,
+        Err(error) if std::env::var_os("CI").is_none() => {
+            eprintln!("skipped: no openssl command ({error}); install it");
+            return;
+        }
+        Err(error) => panic!("no openssl command: {error}"),
+    };
+    let mut input = client.stdin.take().unwrap();
+    input.write_all(FIRST.as_bytes()).await.unwrap();
+    let output = client.wait_with_output().await.unwrap();
+    drop(input);
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 204 No Content\r\n"), "{answer}");
+}
+
 #[tokio::test]
 async fn one_session_per_card() {
     let world = World::new(5);

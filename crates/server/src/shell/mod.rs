@@ -10,6 +10,7 @@
 //! | [`proofs`] | messages from phones, matched to open commands |
 //! | [`commands`] | a single command to a single card |
 //! | [`keyring`] | the boundary to the vault |
+//! | [`upkeep`] | rows that nobody needs any more |
 //! | [`tide`] | expected polls, and the date that a card is given |
 //!
 //! Every effect follows a durable commit, and what came of an effect comes back as an event. A store that fails ends
@@ -27,6 +28,7 @@ pub mod sealing;
 pub mod sending;
 pub mod sessions;
 pub mod tide;
+pub mod upkeep;
 
 use std::sync::{Arc, Mutex};
 
@@ -112,6 +114,7 @@ impl Platform {
         });
         let port = Arc::new(CardPort::start(core.config.card_port.clone(), sessions).await?);
         let (stop, stopped) = watch::channel(false);
+        tokio::spawn(upkeep::run(core.clone(), stopped.clone()));
         let planning = Planning {
             core: core.clone(),
             campaigns: campaigns.clone(),

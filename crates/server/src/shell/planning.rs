@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use simtide_platform::audience::{Audience, Filter};
 use simtide_platform::campaign::{
     Batch, CampaignState, Candidate, Chosen, Command, Cursor, Event, Input, Lane, Order, Verb,
 };
@@ -358,20 +359,35 @@ async fn read_page(core: &Core, campaign: &Started, asked: &Asked) -> Result<Pag
     let catalogue = core.catalogue();
     let place = |row: &store::Candidate| Cursor { key: order.key(&row.hot), card: row.card };
     let next = if page.end { None } else { page.rows.last().map(place) };
-    let concerned = page.rows.iter().filter(|row| {
-        !row.hot.applied.has(campaign.number)
-            && !campaign.excludes(&row.card)
-            && campaign.definition.audience.matches(&catalogue.view(campaign.tenant, row))
-    });
-    let candidates = concerned
-        .map(|row| Candidate {
-            place: place(row),
-            last_update: row.hot.last_update,
-            next_poll: row.hot.next_poll,
-        })
-        .collect();
+    let audience = &campaign.definition.audience;
+    let by_number = matches!(audience, Audience::Filter(filter) if asks_for_numbers(filter));
+    let mut candidates = Vec::new();
+    for row in &page.rows {
+        if row.hot.applied.has(campaign.number) || campaign.excludes(&row.card) {
+            continue;
+        }
+        let mut view = catalogue.view(campaign.tenant, row);
+        if by_number && let Some(card) = core.store.card(row.card).await? {
+            view.iccid = card.record.iccid;
+            view.imsi = card.record.imsi;
+        }
+        if audience.matches(&view) {
+            let (last_update, next_poll) = (row.hot.last_update, row.hot.next_poll);
+            candidates.push(Candidate { place: place(row), last_update, next_poll });
+        }
+    }
     let Asked { campaign, generation, lane, .. } = *asked;
     Ok(Event::Page { campaign, generation, lane, candidates, next })
+}
+
+/// Whether a filter asks for what is not in the narrow row of a card.
+fn asks_for_numbers(filter: &Filter) -> bool {
+    match filter {
+        Filter::All(parts) | Filter::Any(parts) => parts.iter().any(asks_for_numbers),
+        Filter::Not(part) => asks_for_numbers(part),
+        Filter::Iccid(_) | Filter::Imsi(_) => true,
+        _ => false,
+    }
 }
 
 /// Writes a line of the trace; a trace that cannot be written ends the recording, not the platform.
