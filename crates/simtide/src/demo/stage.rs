@@ -196,7 +196,9 @@ impl<'a> World<'a> {
         );
         let path = self.args.folder.join("simtide.toml");
         fs::write(&path, config)?;
-        let arguments = owned(&[["--config", &path.display().to_string()]]);
+        let trace = self.args.folder.join("trace.jsonl");
+        let arguments =
+            owned(&[["--config", &path.display().to_string()], ["--trace", &trace.display().to_string()]]);
         Ok(Role::start("serve", &arguments, &self.args.folder)?)
     }
 
