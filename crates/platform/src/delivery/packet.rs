@@ -15,6 +15,7 @@ pub const PARTS_MAX: u8 = 128;
 /// | Accepted, Delivered, Unknown | Delivered (all parts); Undeliverable | Delivered; Expired (trigger), Unknown (command) |
 /// | any of these | Deadline | Expired (trigger), Unknown (command: only a proof or a fence settles it) |
 /// | any but Proven | Proof: success; refusal | Proven; Refused |
+/// | any open | Proof: more time, the response will follow | Delivered: the proof proper is still to come |
 /// | any open | Called (trigger) | Proven |
 /// | any open | Fenced, Abandon | Abandoned |
 /// | Proven | anything | Proven: the second copy's "counter low" is ignored |
@@ -139,7 +140,7 @@ mod status {
     pub(super) const OK: u8 = 0x00;
     pub(super) const COUNTER_LOW: u8 = 0x02;
     pub(super) const MORE_TIME: u8 = 0x08;
-    /// The command was executed, the response comes in messages of its own.
+    /// The command has arrived, the response comes in messages of its own.
     pub(super) const RESPONSE_BY_SMS: u8 = 0x0B;
     pub(super) const RESPONSE_BY_USSD: u8 = 0x0C;
 }
@@ -217,10 +218,10 @@ impl Packet {
 
     fn proven(&self, code: u8) -> PacketState {
         match code {
-            status::OK | status::RESPONSE_BY_SMS | status::RESPONSE_BY_USSD => PacketState::Proven(code),
+            status::OK => PacketState::Proven(code),
             // Only success is stronger than what is settled.
             _ if !self.state.is_open() => self.state,
-            status::MORE_TIME => PacketState::Delivered,
+            status::MORE_TIME | status::RESPONSE_BY_SMS | status::RESPONSE_BY_USSD => PacketState::Delivered,
             // Of two copies the second is refused so where the first was executed: its own proof will tell, or a fence.
             status::COUNTER_LOW if self.copies > 1 => PacketState::Unknown,
             other => PacketState::Refused(u32::from(other)),
@@ -325,6 +326,20 @@ mod tests {
     }
 
     #[test]
+    fn an_announced_response_leaves_the_command_open_until_it_comes() {
+        for announcement in [0x0B, 0x0C] {
+            let announced = [Evidence::Submitting, Evidence::Proof { status: announcement }];
+            assert_eq!(after(Purpose::Command, &announced), PacketState::Delivered);
+            for (status, state) in [(0, PacketState::Proven(0)), (7, PacketState::Refused(7))] {
+                let followed = [&announced[..], &[Evidence::Proof { status }]].concat();
+                assert_eq!(after(Purpose::Command, &followed), state);
+                let backwards = [announced[0], Evidence::Proof { status }, announced[1]];
+                assert_eq!(after(Purpose::Command, &backwards), state, "the announcement came late");
+            }
+        }
+    }
+
+    #[test]
     fn counter_low_is_a_refusal_only_of_a_single_copy() {
         let low = Evidence::Proof { status: 2 };
         assert_eq!(after(Purpose::Command, &[Evidence::Submitting, low]), PacketState::Refused(2));
@@ -405,7 +420,7 @@ mod tests {
             for (now, one) in steps {
                 let before = packet.state;
                 let change = packet.apply(EpochMs(now), one);
-                succeeded |= matches!(one, Evidence::Proof { status: 0 | 0x0B | 0x0C });
+                succeeded |= one == (Evidence::Proof { status: 0 });
                 succeeded |= one == Evidence::Called && trigger && before.is_open();
                 prop_assert_eq!(change == Change::Nothing, before == packet.state);
                 // Success absorbs, and only success or a decision leaves what is settled.

@@ -3,7 +3,7 @@
 use simtide_protocol::ids::{CardId, EpochMs, Tar};
 use simtide_protocol::profile::Profile;
 use simtide_protocol::scp80::Spi;
-use simtide_protocol::scp80::policy::{PolicyError, Waiver, may_send};
+use simtide_protocol::scp80::policy::{PolicyError, may_send};
 
 use super::Platform;
 use super::sealing::{self, SealingError};
@@ -89,7 +89,7 @@ pub async fn send(platform: &Platform, tenant: TenantId, wanted: Wanted) -> Resu
     let key = PacketKey { card: wanted.card, key_set, counter: 0 };
     let (security, keys) = sealing::protection(core, &card, profile, key_set, spi)?;
     let minimum = profile.application_by_tar(wanted.tar).map_or(Spi::new(0, 0), |one| one.minimum_spi);
-    may_send(&security, &keys, minimum, Waiver::default())?;
+    may_send(&security, &keys, minimum, sealing::waiver(profile))?;
     let at = core.now();
     let deadline: EpochMs = at.plus_s(i64::from(wanted.validity_s));
     let command = Command {

@@ -121,6 +121,19 @@ impl Flight {
         }
     }
 
+    /// Whether a packet is under way.
+    pub fn contains(&self, key: PacketKey) -> bool {
+        self.lock().flying.contains_key(&key)
+    }
+
+    /// The row was settled before the packet could leave.
+    pub fn forget(&self, key: PacketKey) {
+        let mut packets = self.lock();
+        if let Some(flying) = packets.flying.remove(&key) {
+            packets.deadlines.remove(&(flying.packet.deadline, key));
+        }
+    }
+
     /// The SMSC has given a part this id.
     pub fn message_id(&self, key: PacketKey, part: usize, parts: usize, id: String) {
         if let Some(flying) = self.lock().flying.get_mut(&key) {

@@ -145,7 +145,15 @@ fn read(core: &Core, card: &Card, command: &Packet, packet: &[u8]) -> Option<Res
     (same || about_counters).then_some(response)
 }
 
-/// The command is proven or refused; older open ones of its key set are dead.
+/// Whether the response proper is still to come: the command stays open for it.
+fn is_provisional(status: ResponseStatus) -> bool {
+    matches!(
+        status,
+        ResponseStatus::ResponseFollows | ResponseStatus::ResponseFollowsUssd | ResponseStatus::MoreTime
+    )
+}
+
+/// The command is proven or refused, or the card has announced its response; older open ones of its key set are dead.
 async fn prove(
     core: &Core,
     flight: &Flight,
@@ -167,13 +175,15 @@ async fn prove(
     for other in fenced {
         change(other.key, flight.evidence(other.key, now, Evidence::Fenced));
     }
-    let result = match status {
-        ResponseStatus::PorOk => HistoryResult::Done,
-        other => HistoryResult::Failed(u16::from(other.code())),
-    };
-    let cause = Cause::Command { key_set: key.key_set, counter: key.counter };
-    let line = HistoryLine { at: now, cause, campaign: None, result, detail: status.text().to_owned() };
-    ops.push(Op::History { card: key.card, lines: vec![line] });
+    if !is_provisional(status) {
+        let result = match status {
+            ResponseStatus::PorOk => HistoryResult::Done,
+            other => HistoryResult::Failed(u16::from(other.code())),
+        };
+        let cause = Cause::Command { key_set: key.key_set, counter: key.counter };
+        let line = HistoryLine { at: now, cause, campaign: None, result, detail: status.text().to_owned() };
+        ops.push(Op::History { card: key.card, lines: vec![line] });
+    }
     core.commit_card(&key.card, ops).await?;
     Ok(())
 }

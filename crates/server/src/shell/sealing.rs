@@ -49,7 +49,7 @@ pub fn seal(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<Vec<u8>>, S
     let (security, keys) = protection(core, card, profile, packet.key.key_set, packet.spi)?;
     let minimum =
         profile.application_by_tar(packet.tar).map_or(Spi::new(0, 0), |application| application.minimum_spi);
-    may_send(&security, &keys, minimum, Waiver::default())?;
+    may_send(&security, &keys, minimum, waiver(profile))?;
     let counter = Counter::new(packet.key.counter).ok_or(SealingError::Counter)?;
     let header = CommandHeader { security, tar: packet.tar, counter };
     let trigger;
@@ -62,6 +62,12 @@ pub fn seal(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<Vec<u8>>, S
     };
     let sealed = scp80::seal(&header, &keys, data)?;
     Ok(segment(&sealed, PacketKind::Command, reference(packet.key))?)
+}
+
+/// Which rules of sending the profile has lifted for its cards.
+pub fn waiver(profile: &Profile) -> Waiver {
+    let behaviour = profile.scp80;
+    Waiver { single_des: behaviour.single_des_allowed, below_minimum: behaviour.below_minimum_allowed }
 }
 
 /// How a packet of a key set is protected, and with which keys of the card.
@@ -91,4 +97,20 @@ pub fn trigger_receiver(profile: &Profile) -> Option<(simtide_protocol::ids::Tar
 fn reference(key: PacketKey) -> Reference {
     let number = (key.counter % 255) as u8;
     Reference::Narrow(NonZeroU8::new(number + 1).unwrap_or(NonZeroU8::MIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_profile_waives_and_nothing_else() {
+        let mut profile = Profile::standard();
+        assert_eq!(waiver(&profile), Waiver::default());
+        profile.scp80.single_des_allowed = true;
+        assert_eq!(waiver(&profile), Waiver { single_des: true, below_minimum: false });
+        profile.scp80.single_des_allowed = false;
+        profile.scp80.below_minimum_allowed = true;
+        assert_eq!(waiver(&profile), Waiver { single_des: false, below_minimum: true });
+    }
 }

@@ -8,7 +8,7 @@
 //! | Unknown | the link was lost with it | waits; the card's counter makes a copy harmless |
 //! | final | proven, refused, expired, abandoned | stays |
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::kill_point;
 use crate::smpp::{
     Address, DeliveryState, Link, LinkEvent, LinkHandle, Receipt, Refusal, StartError, Submit, SubmitError,
 };
-use crate::store::{Alias, Card, Group, Op, Packet, PacketChange, PacketKey, StoreError};
+use crate::store::{Alias, Card, Group, Op, Outcome, Packet, PacketChange, PacketKey, StoreError};
 
 /// Batches of packets that wait for the links.
 const BATCHES_MAX: usize = 64;
@@ -170,7 +170,7 @@ impl State {
 async fn commit_changes(core: Arc<Core>, mut changed: mpsc::Receiver<PacketChange>) {
     let mut waiting = Vec::with_capacity(CHANGES_AT_ONCE);
     while changed.recv_many(&mut waiting, CHANGES_AT_ONCE).await > 0 {
-        for (group, ops) in by_group(&core, waiting.drain(..)) {
+        for (group, (ops, _)) in by_group(&core, waiting.drain(..).map(|change| (change, ()))) {
             if let Err(error) = core.commit(group, ops).await {
                 tracing::error!(%error, "changes of packets were not stored");
             }
@@ -178,13 +178,18 @@ async fn commit_changes(core: Arc<Core>, mut changed: mpsc::Receiver<PacketChang
     }
 }
 
-fn by_group(core: &Core, changes: impl Iterator<Item = PacketChange>) -> HashMap<Group, Vec<Op>> {
-    let mut groups: HashMap<Group, Vec<Op>> = HashMap::new();
-    for change in changes {
-        groups.entry(core.group(core.bucket(&change.key.card))).or_default().push(Op::Packet(change));
+fn by_group<T>(core: &Core, changes: impl Iterator<Item = (PacketChange, T)>) -> HashMap<Group, Grouped<T>> {
+    let mut groups: HashMap<Group, Grouped<T>> = HashMap::new();
+    for (change, with) in changes {
+        let (ops, beside) = groups.entry(core.group(core.bucket(&change.key.card))).or_default();
+        ops.push(Op::Packet(change));
+        beside.push(with);
     }
     groups
 }
+
+/// Operations of one commit, and what belongs to each.
+type Grouped<T> = (Vec<Op>, Vec<T>);
 
 async fn send_batches(state: Arc<State>, mut waiting: mpsc::Receiver<Vec<Outgoing>>) {
     while let Some(packets) = waiting.recv().await {
@@ -205,14 +210,25 @@ async fn send_batch(state: &Arc<State>, packets: Vec<Outgoing>) -> Result<(), St
         let evidence = if submits.is_some() { Evidence::Submitting } else { Evidence::Abandon };
         if let Some(moved) = state.flight.evidence(packet.key, state.core.now(), evidence) {
             let Moved { state, message_ids, .. } = moved;
-            changes.push(PacketChange { key: packet.key, state, message_ids, deadline: None });
+            let change = PacketChange { key: packet.key, state, message_ids, deadline: None };
+            changes.push((change, packet.key));
         }
         ready.extend(submits.map(|submits| (packet.key, submits)));
     }
-    for (group, ops) in by_group(&state.core, changes.into_iter()) {
-        state.core.commit(group, ops).await?;
+    let mut settled = HashSet::new();
+    for (group, (ops, keys)) in by_group(&state.core, changes.into_iter()) {
+        let outcomes = state.core.commit(group, ops).await?.outcomes;
+        let written = keys.into_iter().zip(outcomes);
+        settled.extend(written.filter(|(_, outcome)| *outcome != Outcome::Done).map(|(key, _)| key));
     }
     for (key, submits) in ready {
+        if settled.contains(&key) {
+            state.flight.forget(key);
+        }
+        if !state.flight.contains(key) {
+            // Its card has polled in the meantime.
+            continue;
+        }
         kill_point::reached("submit.before");
         submit(state, key, submits).await;
         kill_point::reached("submit.after");
