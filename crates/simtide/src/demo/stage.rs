@@ -59,7 +59,7 @@ pub fn play(args: &Args) -> Result<Report, Failure> {
     let start = EpochMs(t0.0 + PERIOD_MS);
     world.tide(&platform, &bars, t0, start)?;
 
-    let planned = planned_polls(&platform, &world.rows)?;
+    let before = planned_polls(&platform, &world.rows, None)?;
     let campaign = platform.post(
         "/v1/campaigns",
         &json!({ "name": "demo", "content": content::campaign()?, "settings": world.settings() }),
@@ -67,6 +67,11 @@ pub fn play(args: &Args) -> Result<Report, Failure> {
     let path = format!("/v1/campaigns/{}", campaign["id"]);
     let started = platform.post(&format!("{path}/start"), &Value::Null)?;
     let started_at = moment(&started["started_at"]).unwrap_or(start);
+    // A card that polled between the two looks had its new date when the campaign started.
+    let mut planned = planned_polls(&platform, &world.rows, Some(started_at))?;
+    before.into_iter().for_each(|(number, date)| {
+        planned.entry(number).or_insert(date);
+    });
     world.campaign(&platform, &bars, &path)?;
 
     let door: SocketAddr = fleet.address("door").parse()?;
@@ -373,11 +378,23 @@ impl Bars {
     }
 }
 
-/// When the platform expects each card by itself, by telephone number: the order of the campaign.
-fn planned_polls(platform: &Platform, rows: &[CardRow]) -> Result<HashMap<String, i64>, Failure> {
+/// When the platform expects each card by itself, by telephone number: the order of the campaign. Only cards whose
+/// last contact lies before `contact_before`, where that is given.
+fn planned_polls(
+    platform: &Platform,
+    rows: &[CardRow],
+    contact_before: Option<EpochMs>,
+) -> Result<HashMap<String, i64>, Failure> {
     let cards = platform.cards()?;
-    let planned: HashMap<&str, i64> =
-        cards.iter().filter_map(|card| Some((card["id"].as_str()?, moment(&card["next_poll"])?.0))).collect();
+    let counts = |card: &Value| {
+        let contact = moment(&card["last_update"]);
+        contact_before.is_none_or(|before| contact.is_none_or(|contact| contact < before))
+    };
+    let planned: HashMap<&str, i64> = cards
+        .iter()
+        .filter(|card| counts(card))
+        .filter_map(|card| Some((card["id"].as_str()?, moment(&card["next_poll"])?.0)))
+        .collect();
     let by_number = rows
         .iter()
         .filter_map(|row| Some((row.msisdn?.to_string(), *planned.get(row.iccid.to_string().as_str())?)));
