@@ -14,6 +14,10 @@ use std::sync::Arc;
 /// Logical channels: the basic one and three more (ETSI TS 102 221, 11.1.17).
 pub const CHANNELS: usize = 4;
 
+/// Proactive commands that one message can lead to: the proof of receipt, REFRESH, and what a trigger makes the agent
+/// ask for. A message that comes when there is less room has to come again (`93 00`).
+const PROACTIVE_PER_MESSAGE_MAX: usize = ota::MESSAGES_MAX + 4;
+
 /// A secure element in software.
 ///
 /// Whatever has to survive power loss is in the storage, as entries of which the journal tells; the session is what
@@ -267,8 +271,8 @@ impl Card {
         };
         match envelope {
             Envelope::SmsDownload { tpdu, .. } => {
-                // What has to be answered by a proactive command needs room for it.
-                if !self.session().toolkit.has_room() {
+                // A packet is executed once: a proof that finds no room afterwards would be lost for good.
+                if !self.session().toolkit.has_room_for(PROACTIVE_PER_MESSAGE_MAX) {
                     return StatusWord::TOOLKIT_BUSY.into();
                 }
                 self.download(environment, tpdu)

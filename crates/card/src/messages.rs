@@ -58,10 +58,9 @@ impl Card {
     fn deliver(&mut self, delivery: Delivery) -> Response {
         for submit in &delivery.submits {
             let send = Proactive::SendShortMessage { text: String::new(), tpdu: submit.to_bytes() };
-            // A proof for which there is no room is lost as on the air: the platform asks again.
-            if self.enqueue(Owner::Ota, 0, send).is_err() {
-                break;
-            }
+            // ENVELOPE has made sure of the room. Without it a part would be lost, and the proof with it.
+            let queued = self.enqueue(Owner::Ota, 0, send);
+            debug_assert!(queued.is_ok(), "a proof of receipt found no room");
         }
         Response { data: delivery.report, status: delivery.status }
     }

@@ -112,9 +112,9 @@ impl Toolkit {
         self.queue.iter().any(|waiting| waiting.owner == owner)
     }
 
-    /// Whether another command can be queued.
-    pub fn has_room(&self) -> bool {
-        self.queue.len() < QUEUE_MAX
+    /// Whether so many more commands can be queued.
+    pub fn has_room_for(&self, commands: usize) -> bool {
+        self.queue.len() + commands <= QUEUE_MAX
     }
 
     /// Whether the device works on a command.
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(toolkit.enqueue(Owner::Ota, 0, Proactive::MoreTime), Err(QueueFull));
         toolkit.fetch(256).unwrap();
         toolkit.withdraw(Owner::Poll);
-        assert!(toolkit.waits(Owner::Poll) && toolkit.has_room());
+        assert!(toolkit.waits(Owner::Poll) && toolkit.has_room_for(QUEUE_MAX - 1));
         let right = answer(1);
         toolkit.answered(&TerminalResponse::parse(&right).unwrap()).unwrap();
         assert!(!toolkit.waits(Owner::Poll));

@@ -125,16 +125,20 @@ impl World {
             .collect()
     }
 
-    /// Response data and status word of the ENVELOPE.
+    /// Response data and status word of the ENVELOPE; what the card then wants is done.
     fn deliver(&mut self, tpdu: &[u8]) -> (Vec<u8>, u16) {
-        let service_centre = Some(Address::number("+4917000000").unwrap());
-        let data = SmsPpDownload { service_centre, tpdu: tpdu.to_vec() }.to_bytes();
-        let mut answer =
-            self.transmit(&[&[0x80, 0xC2, 0x00, 0x00, data.len() as u8], &data[..], &[0x00]].concat());
+        let mut answer = self.envelope(tpdu);
         let status = u16::from_be_bytes([answer[answer.len() - 2], answer[answer.len() - 1]]);
         self.serve_toolkit(answer.clone());
         answer.truncate(answer.len() - 2);
         (answer, status)
+    }
+
+    /// The answer to the ENVELOPE.
+    fn envelope(&mut self, tpdu: &[u8]) -> Vec<u8> {
+        let service_centre = Some(Address::number("+4917000000").unwrap());
+        let data = SmsPpDownload { service_centre, tpdu: tpdu.to_vec() }.to_bytes();
+        self.transmit(&[&[0x80, 0xC2, 0x00, 0x00, data.len() as u8], &data[..], &[0x00]].concat())
     }
 
     fn send(&mut self, counter: u64, script: &[u8]) {
@@ -253,4 +257,37 @@ fn a_command_of_another_sender_is_not_executed() {
     let proof = world.proof();
     assert_eq!((proof.header.status, proof.authenticated), (ResponseStatus::CheckFailed, false));
     assert_eq!(world.configuration()[0], 0xFF);
+}
+
+#[test]
+fn a_card_that_is_busy_takes_no_command_whose_proof_it_could_not_send() {
+    let mut world = World::new(0x39);
+    // EF.NETPAR twice, in an expanded script: the proof takes three messages, and the queue holds 16.
+    let script = bytes("aa20 220700a4000c027ff0 220700a4000c026fc4 220500b0000080 220500b0000080");
+    let mut last = Vec::new();
+    let mut busy = None;
+    for counter in 1..20 {
+        let messages = world.messages(counter, &script);
+        let answer = world.envelope(&messages[0]);
+        if answer[..] == [0x93, 0x00] {
+            busy = Some((counter, messages));
+            break;
+        }
+        last = answer;
+    }
+    let (counter, messages) = busy.expect("the queue has an end");
+    world.serve_toolkit(last);
+    assert_eq!(
+        world.sent.len() as u64,
+        3 * (counter - 1),
+        "every command that was taken has its whole proof"
+    );
+    for taken in 1..counter {
+        let parts: Vec<_> = world.sent.drain(..3).map(|submit| submit.user_data.octets).collect();
+        let proof = world.open(&parts);
+        assert_eq!((proof.header.counter.value(), proof.header.status), (taken, ResponseStatus::PorOk));
+    }
+    // The one that was turned away has not been seen by the receiver: it is good when it comes again.
+    world.deliver(&messages[0]);
+    assert_eq!(world.proof().header.status, ResponseStatus::PorOk);
 }

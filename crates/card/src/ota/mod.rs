@@ -15,7 +15,7 @@ mod receiver;
 mod reply;
 
 pub use receiver::{Command, Keyring, Receiver, Reception};
-pub use reply::{Delivery, Reply};
+pub use reply::{Delivery, MESSAGES_MAX, Reply};
 
 #[cfg(test)]
 mod tests;

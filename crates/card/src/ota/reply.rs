@@ -13,8 +13,10 @@ use super::receiver::{Keyring, Receiver};
 
 /// Most octets of user data in an SMS-DELIVER-REPORT (3GPP TS 23.040, 9.2.2.1a: RP-ACK).
 const REPORT_SIZE_MAX: usize = 131;
-/// Largest response packet: four short messages.
-const PACKET_SIZE_MAX: usize = 132 + 3 * 134;
+/// Short messages that a proof of receipt takes at most.
+pub const MESSAGES_MAX: usize = 4;
+/// Largest response packet: as many short messages.
+const PACKET_SIZE_MAX: usize = 132 + (MESSAGES_MAX - 1) * 134;
 /// `02 71 00` before a response in one message.
 const HEADER_SIZE: usize = 3;
 
