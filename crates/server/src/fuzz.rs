@@ -14,7 +14,7 @@ const WINDOW: u16 = 3;
 const BINDS: u8 = 2;
 
 /// An SMPP link in the hands of a hostile SMSC and a hasty caller. The input is a list of operations; see
-/// [`Run::step`]. Every message gets exactly one outcome, the window is kept, and what is written are whole PDUs.
+/// `Run::step`. Every message gets exactly one outcome, the window is kept, and what is written are whole PDUs.
 pub fn smpp_link(data: &[u8]) {
     let config = LinkConfig { window: WINDOW, binds: BINDS, queue_max: 50, ..LinkConfig::default() };
     let mut run = Run {

@@ -51,7 +51,7 @@ impl Drop for Permit {
 pub enum Door {
     /// A session is free.
     Open(Permit),
-    /// All are taken, but the line has room: call [`Admission::wait`].
+    /// All are taken, but the line has room: call `Admission::wait`.
     Line(InLine),
     /// All are taken and the line is full.
     Closed,

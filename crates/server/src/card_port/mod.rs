@@ -1,8 +1,8 @@
 //! The card port: where cards connect over TLS-PSK and speak SCP81 (GlobalPlatform Amendment B).
 //!
 //! A connection takes a permit before TLS ([`admission`]), its key is fetched while ClientKeyExchange is held back
-//! ([`gate`], [`tls`]), then requests and answers alternate until the decisions say that the card is done
-//! ([`connection`]). What a card is told is not decided here: [`Sessions`] is the boundary. While a card is silent
+//! (`gate`, `tls`), then requests and answers alternate until the decisions say that the card is done
+//! (`connection`). What a card is told is not decided here: [`Sessions`] is the boundary. While a card is silent
 //! its connection holds no buffer.
 
 pub mod admission;
