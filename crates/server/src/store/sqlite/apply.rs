@@ -435,12 +435,8 @@ impl Apply<'_> {
 
     fn purge(&self, packets_before: i64, history_before: i64) -> Applied<Outcome> {
         let limit = rules::PURGE_ROWS_MAX as i64;
-        let packets = "DELETE FROM packet WHERE (bucket, card, key_set, counter) IN (SELECT bucket, card, key_set, \
-             counter FROM packet WHERE state >= 5 AND deadline < ?1 LIMIT ?2)";
-        let history = "DELETE FROM history WHERE (bucket, card, at, sequence) IN (SELECT bucket, card, at, sequence \
-             FROM history WHERE at < ?1 LIMIT ?2)";
-        let count = self.run(packets, params![packets_before, limit])?
-            + self.run(history, params![history_before, limit])?;
+        let count = self.run(PURGE_PACKETS, params![packets_before, limit])?
+            + self.run(PURGE_HISTORY, params![history_before, limit])?;
         Ok(Outcome::Count(count as u64))
     }
 
@@ -554,6 +550,15 @@ impl Apply<'_> {
         self.changed(sql, values, Outcome::Missing)
     }
 }
+
+/// Closed packets whose deadline lies before, oldest first.
+pub(super) const PURGE_PACKETS: &str = "DELETE FROM packet WHERE (bucket, card, key_set, counter) IN (SELECT bucket, \
+     card, key_set, counter FROM packet INDEXED BY packet_closed WHERE state >= 5 AND deadline < ?1 \
+     ORDER BY deadline LIMIT ?2)";
+
+/// History lines before, oldest first.
+pub(super) const PURGE_HISTORY: &str = "DELETE FROM history WHERE (bucket, card, at, sequence) IN (SELECT bucket, \
+     card, at, sequence FROM history INDEXED BY history_by_time WHERE at < ?1 ORDER BY at LIMIT ?2)";
 
 const HOT_ROW: &str = "SELECT operator, profile, state, device_kind, tags, last_update, next_poll, applied_base, \
      applied_mask FROM card_hot WHERE bucket = ?1 AND card = ?2";

@@ -4,6 +4,7 @@ use rusqlite::{Connection, Row, ToSql, params};
 use simtide_platform::card::CardState;
 use simtide_protocol::ids::{Bucket, CardId, EpochMs};
 
+use super::apply::{PURGE_HISTORY, PURGE_PACKETS};
 use super::codec::*;
 use crate::store::rules::{self, Layout};
 use crate::store::*;
@@ -44,6 +45,8 @@ pub(super) fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
              (bucket=? AND campaign=? AND status=? AND (retry_at,card)>(?,?) AND retry_at<?)",
         ),
         ("history", history_sql(), "SEARCH history USING PRIMARY KEY (bucket=? AND card=? AND at<?)"),
+        ("packets to delete", PURGE_PACKETS.into(), "USING INDEX packet_closed (deadline<?)"),
+        ("history to delete", PURGE_HISTORY.into(), "USING COVERING INDEX history_by_time (at<?)"),
     ]
 }
 

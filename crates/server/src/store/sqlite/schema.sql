@@ -87,6 +87,8 @@ CREATE TABLE IF NOT EXISTS packet (
   PRIMARY KEY (bucket, card, key_set, counter)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS packet_open ON packet (bucket, card, key_set, counter, deadline) WHERE state < 5;
+-- Oldest first, so that upkeep never reads what it keeps; rows come in nearly this order, at the end of the tree.
+CREATE INDEX IF NOT EXISTS packet_closed ON packet (deadline) WHERE state >= 5;
 
 CREATE TABLE IF NOT EXISTS exception (
   bucket   INTEGER NOT NULL,
@@ -114,6 +116,7 @@ CREATE TABLE IF NOT EXISTS history (
   detail   TEXT,
   PRIMARY KEY (bucket, card, at, sequence)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS history_by_time ON history (at);
 
 CREATE TABLE IF NOT EXISTS progress (
   bucket          INTEGER NOT NULL,
