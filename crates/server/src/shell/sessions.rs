@@ -208,7 +208,7 @@ async fn begin(place: &Place, resume: bool) -> Result<Option<(Visit, Command)>, 
     };
     let (dialogue, command) = Dialogue::open(opened);
     let sent = || triggers.iter().filter(|packet| has_left(packet));
-    let cause = sent().last().map_or(Cause::Own, |packet| Cause::Trigger {
+    let cause = sent().next_back().map_or(Cause::Own, |packet| Cause::Trigger {
         key_set: packet.key.key_set,
         counter: packet.key.counter,
     });
