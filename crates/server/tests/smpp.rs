@@ -7,8 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use openssl::asn1::Asn1Time;
+use openssl::hash::MessageDigest;
+use openssl::pkey::PKey;
+use openssl::rsa::Rsa;
+use openssl::ssl::{Ssl, SslAcceptor, SslMethod};
+use openssl::x509::extension::SubjectAlternativeName;
+use openssl::x509::{X509, X509NameBuilder};
 use simtide_server::smpp::{
-    BindMode, DeliveryState, Link, LinkConfig, LinkEvent, LinkHandle, Password, StopReason, Submit, Verdict,
+    BindMode, DeliveryState, Link, LinkConfig, LinkEvent, LinkHandle, Password, StopReason, Submit,
+    TlsConfig, Verdict,
 };
 use simtide_simulation::smsc::{Settings, Smsc};
 use smpp34::client::{BIND_TYPE, SMSC, SmppClient, SmppClientListener};
@@ -19,6 +27,7 @@ use smpp34::{
     deliver_sm_resp, submit_sm, submit_sm_resp,
 };
 use tokio::sync::mpsc;
+use tokio_openssl::SslStream;
 
 /// Only so that a hanging test ends.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -264,4 +273,83 @@ async fn their_platform_submits_to_our_service_centre_and_reads_its_receipt() {
     let text = String::from_utf8(receipt.short_message).unwrap();
     assert!(text.starts_with("id:0000000001 ") && text.contains("stat:EXPIRED"), "{text}");
     client.stop().await;
+}
+
+/// A self-signed certificate for `smsc.test`: the acceptor that shows it, and the file that holds it.
+fn certificate(folder: &std::path::Path) -> (SslAcceptor, std::path::PathBuf) {
+    let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
+    let mut name = X509NameBuilder::new().unwrap();
+    name.append_entry_by_text("CN", "smsc.test").unwrap();
+    let name = name.build();
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_subject_name(&name).unwrap();
+    builder.set_issuer_name(&name).unwrap();
+    builder.set_pubkey(&key).unwrap();
+    builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+    builder.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+    let alternative =
+        SubjectAlternativeName::new().dns("smsc.test").build(&builder.x509v3_context(None, None)).unwrap();
+    builder.append_extension(alternative).unwrap();
+    builder.sign(&key, MessageDigest::sha256()).unwrap();
+    let certificate = builder.build();
+    let file = folder.join("smsc.pem");
+    std::fs::write(&file, certificate.to_pem().unwrap()).unwrap();
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+    acceptor.set_private_key(&key).unwrap();
+    acceptor.set_certificate(&certificate).unwrap();
+    (acceptor.build(), file)
+}
+
+/// Ends TLS in front of a plain service centre; answers its address.
+async fn in_front_of(smsc: std::net::SocketAddr, acceptor: SslAcceptor) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let ssl = Ssl::new(acceptor.context()).unwrap();
+            let mut stream = SslStream::new(ssl, stream).unwrap();
+            tokio::spawn(async move {
+                if std::pin::Pin::new(&mut stream).accept().await.is_ok() {
+                    let mut plain = tokio::net::TcpStream::connect(smsc).await.unwrap();
+                    // Ends when either side does.
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut plain).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_link_over_tls_trusts_only_whom_it_was_told_to() {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let clock = simtide_agent::clock::Clock::REAL;
+    let smsc = Smsc::start(Settings::default(), any, any, clock, None).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (acceptor, ca_file) = certificate(folder.path());
+    let door = in_front_of(smsc.smpp, acceptor).await;
+    let password_file = folder.path().join("password");
+    std::fs::write(&password_file, "simtide\n").unwrap();
+    let config = |server_name: &str, ca_file: Option<std::path::PathBuf>| LinkConfig {
+        port: door.port(),
+        system_id: "simtide".into(),
+        password_file: Some(password_file.clone()),
+        tls: Some(TlsConfig { ca_file, server_name: Some(server_name.into()), ..TlsConfig::default() }),
+        ..LinkConfig::default()
+    };
+    let (link, mut events) = up(config("smsc.test", Some(ca_file.clone()))).await;
+    link.submit(Submit::binary(1, "436641234567".parse().unwrap(), vec![0x02, 0x70, 0x00])).unwrap();
+    assert!(matches!(soon(events.recv()).await, LinkEvent::Accepted { token: 1, .. }));
+
+    // Another name, and nobody's word for it: the bind, and with it the password, never leaves.
+    for config in [config("other.test", Some(ca_file)), config("smsc.test", None)] {
+        let (sender, mut events) = mpsc::channel(10);
+        let link = Link::start(config, sender).unwrap();
+        while link.figures().faults == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(events.try_recv().is_err(), "nothing has happened");
+    }
+    assert_eq!(smsc.figures().bound, 1);
 }

@@ -9,7 +9,7 @@
 //! | Unbinding | unbind answer | [`UNBIND_WAIT`] | Stopped |
 //! | Stopped | - | - | - |
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use rusmpp_core::CommandId;
@@ -107,16 +107,15 @@ pub struct Bind {
     pub frames: Frames,
     /// What goes out with the next write.
     pub out: Vec<u8>,
-    /// Submits without an answer, by sequence_number.
-    pub window: HashMap<u32, InFlight>,
+    /// Submits in the order in which they left, by sequence_number; `None` where the answer has come.
+    window: VecDeque<(u32, Option<InFlight>)>,
+    in_flight: usize,
     /// Next parts of messages whose part before went here: they go before everything else.
     pub held: VecDeque<Waiting>,
     /// When the last byte came in.
     pub heard_at: Duration,
     /// When an enquire_link without an answer was sent.
     pub asked_at: Option<Duration>,
-    /// Sequence numbers in the order in which they left; answered ones are skipped.
-    order: VecDeque<(Duration, u32)>,
     sequence: u32,
 }
 
@@ -130,11 +129,11 @@ impl Bind {
             failures: 0,
             frames: Frames::default(),
             out: Vec::new(),
-            window: HashMap::new(),
+            window: VecDeque::new(),
+            in_flight: 0,
             held: VecDeque::new(),
             heard_at: Duration::ZERO,
             asked_at: None,
-            order: VecDeque::new(),
             sequence: 0,
         }
     }
@@ -191,30 +190,45 @@ impl Bind {
     pub fn submit(&mut self, now: Duration, waiting: Waiting) {
         let sequence = self.next_sequence();
         wire::write_submit(&mut self.out, sequence, &waiting.submit);
-        self.window.insert(sequence, InFlight { waiting, sent_at: now });
-        self.order.push_back((now, sequence));
+        self.window.push_back((sequence, Some(InFlight { waiting, sent_at: now })));
+        self.in_flight += 1;
+    }
+
+    /// Submits without an answer.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The submits without an answer.
+    pub fn window(&self) -> impl Iterator<Item = &InFlight> {
+        self.window.iter().filter_map(|(_, in_flight)| in_flight.as_ref())
     }
 
     /// Takes the submit that an answer is about out of the window.
     pub fn answered(&mut self, sequence: u32) -> Option<InFlight> {
-        self.window.remove(&sequence)
+        // Sequence numbers rise within a connection; after 7FFFFFFF the few from before the turn are searched.
+        let at = match self.window.binary_search_by_key(&sequence, |(sequence, _)| *sequence) {
+            Ok(at) => at,
+            Err(_) => self.window.iter().position(|(found, _)| *found == sequence)?,
+        };
+        let answered = self.window[at].1.take()?;
+        self.in_flight -= 1;
+        while let Some((_, None)) = self.window.front() {
+            self.window.pop_front();
+        }
+        Some(answered)
     }
 
     /// The oldest submit without an answer: when it left, and its sequence_number.
-    pub fn oldest(&mut self) -> Option<(Duration, u32)> {
-        while let Some(&(sent_at, sequence)) = self.order.front() {
-            if self.window.contains_key(&sequence) {
-                return Some((sent_at, sequence));
-            }
-            self.order.pop_front();
-        }
-        None
+    pub fn oldest(&self) -> Option<(Duration, u32)> {
+        let (sequence, in_flight) = self.window.front()?;
+        in_flight.as_ref().map(|in_flight| (in_flight.sent_at, *sequence))
     }
 
     /// Empties the window, in the order in which the submits left.
     pub fn take_window(&mut self) -> Vec<InFlight> {
-        let order = std::mem::take(&mut self.order);
-        order.into_iter().filter_map(|(_, sequence)| self.window.remove(&sequence)).collect()
+        self.in_flight = 0;
+        std::mem::take(&mut self.window).into_iter().filter_map(|(_, in_flight)| in_flight).collect()
     }
 
     /// Sends an unbind.
@@ -232,7 +246,7 @@ impl Bind {
     }
 
     /// When this bind wants to be woken, apart from the pace of the link.
-    pub fn deadline(&mut self, config: &LinkConfig) -> Option<Duration> {
+    pub fn deadline(&self, config: &LinkConfig) -> Option<Duration> {
         match self.state {
             State::Pause { until }
             | State::Connecting { until }

@@ -118,7 +118,8 @@ pub enum LinkEvent {
     },
     /// A receipt about a message.
     Receipt(Receipt),
-    /// A message from a phone. The SMSC keeps it until it is answered: [`super::LinkHandle::answer`].
+    /// A message from a phone. The SMSC keeps it until it is answered ([`super::LinkHandle::answer`]), but the phone
+    /// waits meanwhile: some SMSCs tell it after 5 s that the message was not taken.
     Message(Message),
     /// A subscriber who was absent is back (alert_notification).
     Alert {

@@ -214,10 +214,10 @@ impl Machine {
     }
 
     /// When [`Machine::handle_deadline`] is due; `None` once stopped.
-    pub fn next_deadline(&mut self, now: Duration) -> Option<Duration> {
+    pub fn next_deadline(&self, now: Duration) -> Option<Duration> {
         let mut next: Option<Duration> = None;
         let mut earlier = |at: Duration| next = Some(next.map_or(at, |next| next.min(at)));
-        for bind in &mut self.binds {
+        for bind in &self.binds {
             bind.deadline(&self.config).into_iter().for_each(&mut earlier);
         }
         let wait = LinkConfig::seconds(self.config.queue_wait_s);
@@ -227,7 +227,7 @@ impl Machine {
         let window = usize::from(self.config.window);
         let ready = self.binds.iter().any(|bind| {
             let something = !(bind.held.is_empty() && self.again.is_empty() && self.queue.is_empty());
-            bind.can_send() && bind.window.len() < window && something
+            bind.can_send() && bind.in_flight() < window && something
         });
         if ready {
             self.pace.next_at(now).into_iter().for_each(&mut earlier);
@@ -258,7 +258,7 @@ impl Machine {
     pub fn figures(&self) -> Figures {
         Figures {
             bound: self.binds.iter().filter(|bind| bind.state == State::Bound).count(),
-            in_flight: self.binds.iter().map(|bind| bind.window.len()).sum(),
+            in_flight: self.binds.iter().map(Bind::in_flight).sum(),
             pending: self.pending,
             rate_per_s: self.pace.rate_per_s(),
             ..self.figures
@@ -277,7 +277,7 @@ impl Machine {
         for begun_only in [true, false] {
             for k in 0..self.binds.len() {
                 let i = (self.turn + k) % self.binds.len();
-                while allowed > 0 && self.binds[i].can_send() && self.binds[i].window.len() < window {
+                while allowed > 0 && self.binds[i].can_send() && self.binds[i].in_flight() < window {
                     let next = match self.binds[i].held.pop_front() {
                         None if begun_only => break,
                         None => self.again.pop_front().or_else(|| self.queue.pop_front()),
@@ -416,7 +416,7 @@ impl Machine {
     /// While stopping: a bind with an empty window leaves.
     pub(super) fn maybe_unbind(&mut self, now: Duration, i: usize) {
         let bind = &mut self.binds[i];
-        if self.stopping.is_some() && bind.state == State::Bound && bind.window.is_empty() {
+        if self.stopping.is_some() && bind.state == State::Bound && bind.in_flight() == 0 {
             bind.unbind(now);
         }
     }

@@ -7,6 +7,7 @@
 //! modulo 256).
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 
 use super::event::{DeliveryState, Receipt};
 use super::wire::Delivery;
@@ -117,78 +118,89 @@ pub fn canonical(id: &str) -> String {
     if trimmed.is_empty() { "0".to_owned() } else { trimmed.to_ascii_lowercase() }
 }
 
-/// The end of a number, for comparison.
-pub fn tail(digits: &str) -> &str {
-    let start = digits.len().saturating_sub(DIGITS_COMPARED);
-    digits.get(start..).unwrap_or(digits)
+/// The end of a number, for comparison: its last [`DIGITS_COMPARED`] characters.
+pub fn tail(digits: &str) -> u64 {
+    let bytes = digits.as_bytes();
+    bytes[bytes.len().saturating_sub(DIGITS_COMPARED)..].iter().fold(0, |tail, &b| tail << 8 | u64::from(b))
+}
+
+/// What stands for a canonical id in the memory of a link: cheaper than its text, for every message that is sent.
+fn fingerprint(id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for byte in id.trim().trim_start_matches('0').bytes() {
+        hasher.write_u8(byte.to_ascii_lowercase());
+    }
+    hasher.finish()
 }
 
 /// Finds the message of a receipt among those that this link has submitted.
 #[derive(Debug, Default)]
 pub struct Matcher {
-    /// By canonical id; `None` for an id that was given to two messages and therefore names neither.
-    by_id: HashMap<String, Option<u64>>,
+    /// By id; `None` for an id that was given to two messages and therefore names neither.
+    by_id: HashMap<u64, Option<u64>>,
     /// By end of the subscriber's number and reference modulo 256; the latest message.
-    by_reference: HashMap<(String, u8), u64>,
-    /// By number of arrival.
-    messages: HashMap<u64, Remembered>,
-    /// Numbers of arrival, oldest first.
-    order: VecDeque<u64>,
-    arrived: u64,
+    by_reference: HashMap<(u64, u8), u64>,
+    /// Messages by number of arrival, the first of which is `first`; `None` where the last receipt has come.
+    messages: VecDeque<Option<Remembered>>,
+    first: u64,
     /// How often each form of an id was the only one that fitted: the SMSC keeps to one.
     seen: [u64; FORMS],
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Remembered {
     token: u64,
-    id: String,
-    tail: String,
+    id: u64,
+    tail: u64,
     reference: u8,
 }
 
 impl Matcher {
     /// The SMSC has accepted a message.
     pub fn accepted(&mut self, token: u64, message_id: &str, destination: &str, reference: u16) {
-        self.arrived += 1;
-        let number = self.arrived;
+        let number = self.first + self.messages.len() as u64;
         let message = Remembered {
             token,
-            id: canonical(message_id),
-            tail: tail(destination).to_owned(),
+            id: fingerprint(message_id),
+            tail: tail(destination),
             reference: reference as u8,
         };
         if !message_id.is_empty() {
             // What two messages share is not an id.
-            self.by_id.entry(message.id.clone()).and_modify(|known| *known = None).or_insert(Some(number));
+            self.by_id.entry(message.id).and_modify(|known| *known = None).or_insert(Some(number));
         }
-        self.by_reference.insert((message.tail.clone(), message.reference), number);
-        self.messages.insert(number, message);
-        self.order.push_back(number);
+        self.by_reference.insert((message.tail, message.reference), number);
+        self.messages.push_back(Some(message));
         while self.messages.len() > REMEMBERED_MAX {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.forget(oldest);
+            self.forget(self.first);
+            self.messages.pop_front();
+            self.first += 1;
         }
     }
 
     /// The token of the message that a receipt is about. A final receipt also ends the memory of it.
     pub fn find(&mut self, receipt: &Receipt) -> Option<u64> {
         let number = self.number(receipt)?;
-        let token = self.messages.get(&number)?.token;
+        let token = self.message(number)?.token;
         if receipt.state.is_final() {
             self.forget(number);
         }
         Some(token)
     }
 
+    fn message(&self, number: u64) -> Option<Remembered> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        *self.messages.get(at)?
+    }
+
     fn number(&mut self, receipt: &Receipt) -> Option<u64> {
         let subscriber = tail(&receipt.subscriber.digits);
         let forms = receipt.ids.first().map(|id| forms(id)).unwrap_or_default();
         let named = forms.iter().enumerate().filter_map(|(form, id)| {
-            let number = (*self.by_id.get(id.as_ref()?)?)?;
-            let message = self.messages.get(&number)?;
+            let number = (*self.by_id.get(&fingerprint(id.as_ref()?))?)?;
+            let message = self.message(number)?;
             // Another form of the number is somebody else's id as easily, and so is an id that never changes.
-            let agrees = message.tail == subscriber || (form == 0 && subscriber.is_empty());
+            let agrees = message.tail == subscriber || (form == 0 && subscriber == 0);
             let referred = receipt.reference.is_some_and(|reference| reference as u8 == message.reference);
             agrees.then_some((referred, self.seen[form], FORMS - form, number))
         });
@@ -199,22 +211,18 @@ impl Matcher {
             }
             return Some(number);
         }
-        let key = (subscriber.to_owned(), receipt.reference? as u8);
-        self.by_reference.get(&key).copied()
+        self.by_reference.get(&(subscriber, receipt.reference? as u8)).copied()
     }
 
     fn forget(&mut self, number: u64) {
-        let Some(message) = self.messages.remove(&number) else { return };
+        let Some(message) = self.message(number) else { return };
+        self.messages[(number - self.first) as usize] = None;
         if self.by_id.get(&message.id) == Some(&Some(number)) {
             self.by_id.remove(&message.id);
         }
         let key = (message.tail, message.reference);
         if self.by_reference.get(&key) == Some(&number) {
             self.by_reference.remove(&key);
-        }
-        // `order` keeps the number; it is skipped when its turn comes, and it never holds more than twice the messages.
-        if self.order.len() > 2 * REMEMBERED_MAX {
-            self.order.retain(|n| self.messages.contains_key(n));
         }
     }
 }

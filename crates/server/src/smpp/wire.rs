@@ -1,20 +1,20 @@
 //! SMPP 3.4 PDUs as bytes: framing, the few PDUs that an ESME sends, and a tolerant reading of those it gets.
 //!
-//! The fields are written and read by the codec; the header and the optional parameters of a deliver_sm are read here,
-//! because an SMSC that leaves a body out, or ends an identifier without its NUL, must not cost a receipt.
+//! Fields are written and read by the codec, apart from submit_sm, which is written for every message. The header and
+//! the optional parameters of a deliver_sm are read here, because an SMSC that leaves a body out, or ends an identifier
+//! without its NUL, must not cost a receipt.
+
+use std::io::Write as _;
 
 use rusmpp_core::command::borrowed::Command;
 use rusmpp_core::decode::borrowed::DecodeWithLength;
 use rusmpp_core::encode::{Encode, Length};
 use rusmpp_core::pdus::borrowed as pdus;
-use rusmpp_core::tlvs::borrowed::MessageSubmissionRequestTlvValue;
-use rusmpp_core::types::borrowed::{COctetString, EmptyOrFullCOctetString, OctetString};
-use rusmpp_core::values::{
-    DataCoding, EsmClass, InterfaceVersion, Npi, PriorityFlag, RegisteredDelivery, Ton, UserMessageReference,
-};
+use rusmpp_core::types::borrowed::COctetString;
+use rusmpp_core::values::{InterfaceVersion, Npi, Ton};
 use rusmpp_core::{CommandId, CommandStatus};
 
-use super::event::{Address, Submit};
+use super::event::{Address, SHORT_MESSAGE_BYTES_MAX, Submit};
 
 /// Length of the PDU header (SMPP 3.4, 3.2).
 pub const HEADER_BYTES: usize = 16;
@@ -299,30 +299,31 @@ pub fn write_bind(out: &mut Vec<u8>, sequence: u32, credentials: &Credentials<'_
 }
 
 /// Writes a submit_sm (SMPP 3.4, 4.4.1) with its user_message_reference.
+///
+/// By hand and in place: it is written for every message, and the codec would copy its fields several times.
 pub fn write_submit(out: &mut Vec<u8>, sequence: u32, submit: &Submit) {
-    let source = terminated(&submit.source.digits);
-    let mut destination = submit.destination.to_string().into_bytes();
-    destination.push(0);
-    let validity = relative_validity(submit.validity_s);
-    let mut sm = pdus::SubmitSm::<1>::builder()
-        .source_addr_ton(Ton::from(submit.source.ton))
-        .source_addr_npi(Npi::from(submit.source.npi))
-        .source_addr(COctetString::new(&source).unwrap_or_default())
-        .dest_addr_ton(Ton::International)
-        .dest_addr_npi(Npi::Isdn)
-        .destination_addr(COctetString::new(&destination).unwrap_or_default())
-        .esm_class(EsmClass::from(submit.esm_class))
-        .protocol_id(submit.protocol_id)
-        .priority_flag(PriorityFlag::new(0))
-        .validity_period(EmptyOrFullCOctetString::new(&validity).unwrap_or_default())
-        .registered_delivery(RegisteredDelivery::from(submit.registered_delivery))
-        .data_coding(DataCoding::from(submit.data_coding))
-        .short_message(OctetString::new(&submit.short_message).unwrap_or_default())
-        .build();
-    let reference = UserMessageReference::new(submit.user_message_reference);
-    // One slot, one parameter: it fits by construction.
-    let _ = sm.push_tlv(MessageSubmissionRequestTlvValue::UserMessageReference(reference));
-    write(out, 0, sequence, sm);
+    let start = out.len();
+    write_header(out, CommandId::SubmitSm, 0, sequence);
+    // service_type; then the source, which is at most 20 characters.
+    out.extend_from_slice(&[0x00, submit.source.ton, submit.source.npi]);
+    let source = submit.source.digits.as_bytes();
+    out.extend(source.iter().take(20).filter(|&&byte| byte != 0));
+    // The destination is international, E.164.
+    out.extend_from_slice(&[0x00, 0x01, 0x01]);
+    // Writing to memory does not fail.
+    let _ = write!(out, "{}\0", submit.destination);
+    // priority_flag and schedule_delivery_time are 0.
+    out.extend_from_slice(&[submit.esm_class, submit.protocol_id, 0x00, 0x00]);
+    out.extend_from_slice(&relative_validity(submit.validity_s));
+    // replace_if_present_flag and sm_default_msg_id are 0.
+    out.extend_from_slice(&[submit.registered_delivery, 0x00, submit.data_coding, 0x00]);
+    let message = &submit.short_message[..submit.short_message.len().min(SHORT_MESSAGE_BYTES_MAX)];
+    out.push(message.len() as u8);
+    out.extend_from_slice(message);
+    let [high, low] = submit.user_message_reference.to_be_bytes();
+    out.extend_from_slice(&[0x02, 0x04, 0x00, 0x02, high, low]);
+    let bytes = (out.len() - start) as u32;
+    out[start..start + 4].copy_from_slice(&bytes.to_be_bytes());
 }
 
 /// Writes a deliver_sm_resp (SMPP 3.4, 4.6.2): its message_id is one NUL.
@@ -383,6 +384,18 @@ mod tests {
                 "020400021234", // user_message_reference
             )
         );
+    }
+
+    #[test]
+    fn the_codec_reads_our_submit() {
+        let mut out = Vec::new();
+        write_submit(&mut out, 3, &submit());
+        let body = &out[HEADER_BYTES..];
+        let (sm, read) = pdus::SubmitSm::<1>::decode(body, body.len()).unwrap();
+        assert_eq!(read, body.len());
+        assert_eq!((sm.source_addr.as_str(), sm.destination_addr.as_str()), ("12345", "436641234567"));
+        assert_eq!(sm.short_message().bytes(), [0x02, 0x70, 0x00, 0xAA]);
+        assert_eq!(sm.tlvs().len(), 1);
     }
 
     #[test]

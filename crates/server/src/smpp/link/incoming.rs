@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use rusmpp_core::CommandId;
+use simtide_protocol::ids::Msisdn;
 
 use super::Machine;
-use crate::smpp::bind::{InFlight, Role, State, Waiting};
+use crate::smpp::bind::{Bind, InFlight, Role, State, Waiting};
 use crate::smpp::event::{Answer, Connection, LinkEvent, Message, Refusal, StopReason, Submit, Verdict};
 use crate::smpp::link::Command;
 use crate::smpp::receipt;
@@ -160,7 +161,7 @@ impl Machine {
         let destination = submit.destination.to_string();
         self.matcher.accepted(submit.token, &message_id, &destination, submit.user_message_reference);
         self.report(LinkEvent::Accepted { token: submit.token, message_id });
-        self.release_early(&destination);
+        self.release_early(submit.destination);
         let Some(key) = submit.group else { return };
         let Some(group) = self.groups.get_mut(&key) else { return };
         match group.pop_front() {
@@ -176,7 +177,7 @@ impl Machine {
         self.figures.refused += 1;
         self.report(LinkEvent::Refused { token: submit.token, cause, temporary });
         self.end_group(&submit, temporary);
-        self.release_early(&submit.destination.to_string());
+        self.release_early(submit.destination);
     }
 
     fn end_group(&mut self, submit: &Submit, temporary: bool) {
@@ -192,7 +193,7 @@ impl Machine {
         self.figures.unknown += 1;
         self.report(LinkEvent::Unknown { token: submit.token });
         self.end_group(&submit, true);
-        self.release_early(&submit.destination.to_string());
+        self.release_early(submit.destination);
     }
 
     fn delivery(&mut self, i: usize, sequence: u32, pdu: &[u8]) {
@@ -229,16 +230,17 @@ impl Machine {
     }
 
     fn is_in_flight(&self, subscriber: &str) -> bool {
-        self.binds.iter().flat_map(|bind| bind.window.values()).any(|in_flight| {
+        self.binds.iter().flat_map(Bind::window).any(|in_flight| {
             receipt::tail(&in_flight.waiting.submit.destination.to_string()) == receipt::tail(subscriber)
         })
     }
 
     /// A submit to this subscriber has its outcome: receipts that came before it may be matched now.
-    fn release_early(&mut self, destination: &str) {
+    fn release_early(&mut self, destination: Msisdn) {
         if self.early.is_empty() {
             return;
         }
+        let destination = &destination.to_string();
         for mut receipt in std::mem::take(&mut self.early) {
             if receipt::tail(&receipt.subscriber.digits) == receipt::tail(destination) {
                 receipt.token = self.matcher.find(&receipt);
