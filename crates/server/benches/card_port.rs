@@ -308,7 +308,7 @@ fn hold(address: SocketAddr, connections: usize) {
         assert!(stream.read(&mut answer).unwrap() > 200);
         held.push(stream);
     }
-    print!("ready\n");
+    println!("ready");
     io::stdout().flush().unwrap();
     let _ = io::stdin().read(&mut [0]);
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`core`] | store and leases, small rows, clock, the end |
 //! | [`planning`] | the planner's loop: ticks, pages, triggers |
+//! | [`triggering`] | counters for what the planner has chosen, in one commit per group |
 //! | [`campaigns`] | rows of campaigns and what users want of them |
 //! | [`sessions`] | a card's session, from its key to the last commit |
 //! | [`sending`], [`sealing`], [`flight`] | packets to the SMSC, and what becomes of them |
@@ -28,6 +29,7 @@ pub mod sealing;
 pub mod sending;
 pub mod sessions;
 pub mod tide;
+pub mod triggering;
 pub mod upkeep;
 
 use std::sync::{Arc, Mutex};

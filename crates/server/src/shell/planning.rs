@@ -3,31 +3,28 @@
 //! One loop, with written priorities: first the end of the platform, then what users want, then what the store has
 //! answered, then the tick. Triggers are committed within the loop, so that they leave in the promised order.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use simtide_platform::audience::{Audience, Filter};
 use simtide_platform::campaign::{
-    Batch, CampaignState, Candidate, Chosen, Command, Cursor, Event, Input, Lane, Order, Verb,
+    CampaignState, Candidate, Command, Cursor, Event, Input, Lane, Order, Verb,
 };
 use simtide_platform::flow::Load;
 use simtide_platform::trace::Recorder;
-use simtide_protocol::ids::{CardId, EpochMs, Tar};
+use simtide_protocol::ids::CardId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::campaigns::{Campaigns, Started};
 use super::core::Core;
 use super::flight::Flight;
-use super::sealing;
-use super::sending::{Outbox, Outgoing};
+use super::sending::Outbox;
 use super::tide::Tide;
+use super::triggering::{self, Commanded, Left};
 use crate::card_port::CardPort;
-use crate::store::{
-    self, CandidateQuery, Card, Op, OperatorId, Outcome, Packet, PacketKey, PacketState, Position,
-    StoreError, TriggerCard,
-};
+use crate::store::{self, CandidateQuery, OperatorId, Position, StoreError};
 
 /// Wishes that wait for the planner.
 pub const WISHES_MAX: usize = 256;
@@ -151,34 +148,26 @@ impl Planning {
         while let Some(input) = inputs.pop_front() {
             let line = planner.handle(self.core.now(), input);
             record(&mut self.trace, &line);
-            let mut batches: Vec<Vec<Commanded>> = Vec::new();
+            let mut triggers = Vec::new();
+            let mut to_save = BTreeSet::new();
             for command in line.commands {
                 match command {
                     Command::NextPage { campaign, generation, lane, order, below, rows } => {
                         self.ask(answer, Asked { campaign, generation, lane, order, below, rows });
                     }
                     Command::Trigger { campaign, pass, batch, lane, cards, cursor, validity_s } => {
-                        let commanded = Commanded { campaign, pass, batch, lane, cards, cursor, validity_s };
-                        match batches.last_mut() {
-                            Some(last)
-                                if last[0].batch.number == batch.number && last[0].campaign == campaign =>
-                            {
-                                last.push(commanded);
-                            }
-                            _ => batches.push(vec![commanded]),
-                        }
+                        triggers.push(Commanded { campaign, pass, batch, lane, cards, cursor, validity_s });
                     }
                     Command::WakeAt(_) => {}
                     Command::Save { campaign } => {
-                        let saved = planner.planner().saved(campaign);
-                        self.campaigns.keep(campaign, saved, Vec::new()).await?;
+                        to_save.insert(campaign);
                     }
                     Command::Paused { campaign, failed, done } => {
                         tracing::warn!(
                             campaign,
                             failed,
                             done,
-                            "a campaign has paused itself: too many failures"
+                            "a campaign has paused itself: it fails too often"
                         );
                         self.campaigns.by_itself(campaign, CampaignState::Paused, None).await?;
                     }
@@ -188,9 +177,18 @@ impl Planning {
                     }
                 }
             }
-            for batch in batches {
-                inputs.extend(self.trigger(batch).await?.into_iter().map(Input::Event));
+            let mut left = Left::default();
+            if !triggers.is_empty() {
+                left = triggering::leave(&self.core, &self.campaigns, &self.outbox, triggers).await?;
             }
+            // After the triggers: what was chosen and is not durable is chosen again.
+            to_save.extend(left.batches.keys());
+            for campaign in to_save {
+                let saved = planner.planner().saved(campaign);
+                let batches = left.batches.remove(&campaign).unwrap_or_default();
+                self.campaigns.keep(campaign, saved, batches).await?;
+            }
+            inputs.extend(left.events.into_iter().map(Input::Event));
         }
         Ok(())
     }
@@ -208,95 +206,6 @@ impl Planning {
             }
         });
     }
-
-    /// Commits the triggers of a batch lane by lane, then sends all of them in the order of the line.
-    async fn trigger(&mut self, batch: Vec<Commanded>) -> Result<Vec<Event<CardId>>, StoreError> {
-        let Some(first) = batch.first() else { return Ok(Vec::new()) };
-        let (id, left) = (first.campaign, first.batch);
-        let Some(campaign) = self.campaigns.find(id) else { return Ok(Vec::new()) };
-        let mut events = Vec::new();
-        let mut leaving: Vec<(u64, Outgoing)> = Vec::new();
-        for lane in batch {
-            let count = lane.cards.len();
-            let event = |taken: usize| Event::Taken {
-                campaign: id,
-                batch: left.number,
-                lane: lane.lane,
-                taken: taken as u32,
-                passed_over: (count - taken) as u32,
-            };
-            let packets = self.reserve(&campaign, &lane).await?;
-            events.push(event(packets.len()));
-            leaving.extend(packets);
-        }
-        leaving.sort_by_key(|(rank, _)| *rank);
-        let size = leaving.len();
-        tracing::debug!(campaign = id, batch = left.number, size, "triggers leave");
-        self.outbox.send(leaving.into_iter().map(|(_, outgoing)| outgoing).collect()).await;
-        self.campaigns.keep(id, None, vec![Batch { size: size as u32, ..left }]).await?;
-        Ok(events)
-    }
-
-    /// Gives the cards of one lane their counters and moves the cursor, in one commit.
-    async fn reserve(
-        &self,
-        campaign: &Started,
-        lane: &Commanded,
-    ) -> Result<Vec<(u64, Outgoing)>, StoreError> {
-        let now = self.core.now();
-        let deadline = now.plus_s(i64::from(lane.validity_s));
-        let spi = self.core.config.trigger.spi().map_or(0x1600, u16::from_be_bytes);
-        let mut receivers: Vec<(Tar, Vec<Reserving>)> = Vec::new();
-        for chosen in &lane.cards {
-            let Some(card) = self.core.store.card(chosen.card).await? else { continue };
-            let catalogue = self.core.catalogue();
-            let receiver =
-                catalogue.profile(card.hot.profile).and_then(|profile| sealing::trigger_receiver(profile));
-            let Some((tar, key_set)) = receiver else { continue };
-            let reserving = Reserving { rank: chosen.rank, last_update: chosen.last_update, key_set, card };
-            match receivers.iter_mut().find(|(known, _)| *known == tar) {
-                Some((_, cards)) => cards.push(reserving),
-                None => receivers.push((tar, vec![reserving])),
-            }
-        }
-        let operator = OperatorId(lane.lane.operator);
-        let position = Some(Position { key: lane.cursor.key, card: lane.cursor.card });
-        let cursor = store::Cursor { pass: lane.pass, position, exhausted: false };
-        let trigger = |tar, cards: &[Reserving]| store::Trigger {
-            campaign: campaign.id,
-            number: campaign.number,
-            bucket: lane.lane.bucket,
-            cursor: Some((operator, cursor)),
-            cards: cards.iter().map(Reserving::as_asked).collect(),
-            tar,
-            spi,
-            at: now,
-            deadline,
-        };
-        let ops: Vec<Op> =
-            receivers.iter().map(|(tar, cards)| Op::Trigger(Box::new(trigger(*tar, cards)))).collect();
-        let committed = self.core.commit(self.core.group(lane.lane.bucket), ops).await?;
-        let mut packets = Vec::new();
-        for ((tar, cards), outcome) in receivers.into_iter().zip(committed.outcomes) {
-            let Outcome::Triggered(counters) = outcome else { continue };
-            for (reserving, counter) in cards.into_iter().zip(counters) {
-                let Ok(counter) = counter else { continue };
-                let packet = Packet {
-                    key: PacketKey { card: reserving.card.record.id, key_set: reserving.key_set, counter },
-                    origin: store::Origin::Trigger(campaign.id),
-                    tar,
-                    spi,
-                    state: PacketState::Queued,
-                    at: now,
-                    deadline,
-                    message_ids: Vec::new(),
-                    data: Vec::new(),
-                };
-                packets.push((reserving.rank, Outgoing { packet, card: Some(Box::new(reserving.card)) }));
-            }
-        }
-        Ok(packets)
-    }
 }
 
 /// Waits for the end, which is also when nobody is left to say so.
@@ -306,31 +215,6 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 /// Ticks are at least so far apart in real time, however fast campaign time passes.
 const TICK_MIN: std::time::Duration = std::time::Duration::from_millis(1);
-
-/// A card that is to get a counter.
-struct Reserving {
-    rank: u64,
-    last_update: Option<EpochMs>,
-    key_set: u8,
-    card: Card,
-}
-
-impl Reserving {
-    fn as_asked(&self) -> TriggerCard {
-        TriggerCard { card: self.card.record.id, key_set: self.key_set, last_update: self.last_update }
-    }
-}
-
-/// [`Command::Trigger`] as a value.
-struct Commanded {
-    campaign: u32,
-    pass: u8,
-    batch: Batch,
-    lane: Lane,
-    cards: Vec<Chosen<CardId>>,
-    cursor: Cursor<CardId>,
-    validity_s: u32,
-}
 
 /// [`Command::NextPage`] as a value.
 struct Asked {
