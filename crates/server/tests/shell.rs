@@ -14,7 +14,7 @@ use simtide_platform::card::{Applied, CardState};
 use simtide_protocol::apdu;
 use simtide_protocol::ids::{Bucket, CardId, EpochMs, Iccid, Imsi, Msisdn, Tar};
 use simtide_protocol::profile::STANDARD_TEXT;
-use simtide_protocol::scp80::{self, Key, KeySet, Kic, Kid, Security};
+use simtide_protocol::scp80::{self, Key, KeySet, Kic, Kid};
 use simtide_protocol::scp81::{Framing, Limits, Request, Response, ResponseDecoder, ScriptStatus};
 use simtide_protocol::script::expanded::{Items, LengthForm, ResponseWriter};
 use simtide_server::card_port::Psk;
@@ -230,8 +230,9 @@ async fn a_poll_gets_what_runs_and_is_recorded() {
     assert!(card.hot.applied.has(1) && card.exceptions.is_empty());
     assert!(card.hot.last_update.unwrap() >= now);
     let history = store.history(id, EpochMs(i64::MAX), 10).await.unwrap();
-    assert_eq!(history.len(), 1);
-    assert_eq!((history[0].campaign, history[0].result), (Some(CampaignId(1)), HistoryResult::Done));
+    let history: Vec<_> = history.iter().map(|line| (line.campaign, line.result)).collect();
+    let nothing = (None, HistoryResult::Nothing);
+    assert_eq!(history, [nothing, (Some(CampaignId(1)), HistoryResult::Done), nothing]);
     assert_eq!(store.progress(CampaignId(1)).await.unwrap().done_by_poll, 1);
     platform.campaigns.pause(TENANT, campaign.id).await.unwrap();
     assert_eq!(poll(address, 1).await, 0, "paused");
@@ -303,6 +304,33 @@ impl Device {
         let message = simtide_protocol::sms::Deliver::from_bytes(&tpdu).unwrap();
         message.user_data.octets[3..].to_vec()
     }
+
+    /// Sends card n's proof of receipt for a command.
+    async fn prove(
+        &mut self,
+        n: u32,
+        command: &scp80::CommandHeader,
+        status: scp80::ResponseStatus,
+        data: &[u8],
+    ) {
+        let header = scp80::ResponseHeader { tar: command.tar, counter: command.counter, status };
+        let answer =
+            scp80::seal_response(&header, &command.security, &keys(), data, Default::default()).unwrap();
+        let parts = simtide_protocol::sms::segment(
+            &answer,
+            simtide_protocol::sms::PacketKind::Response,
+            simtide_protocol::sms::Reference::after(0),
+        );
+        for (reference, part) in parts.unwrap().into_iter().enumerate() {
+            let to = simtide_protocol::sms::Address::number("500").unwrap();
+            let length = part.len() as u8;
+            let user_data = simtide_protocol::sms::UserData { length, octets: part };
+            let submit = simtide_protocol::sms::Submit::with_header(reference as u8, to, user_data);
+            let tpdu = hex::encode(submit.to_bytes());
+            let imsi = format!("00101{n:010}");
+            self.say(json!({ "type": "submit", "imsi": imsi, "ref": reference, "tpdu": tpdu })).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -357,31 +385,75 @@ async fn a_command_in_two_parts_is_proven_by_its_receipt() {
     let sealed = [&first[5..], &second[3..]].concat();
     let opened = scp80::open(&sealed, &keys()).unwrap();
     assert_eq!(opened.data, vec![0xA5; 150]);
-    let header = scp80::ResponseHeader {
-        tar: packet.tar,
-        counter: opened.header.counter,
-        status: scp80::ResponseStatus::PorOk,
-    };
-    let security = Security { spi: [0x16, 0x39].into(), kic: Kic(0x12), kid: Kid(0x12) };
-    let answer =
-        scp80::seal_response(&header, &security, &keys(), &[1, 0x90, 0x00], Default::default()).unwrap();
-    let parts = simtide_protocol::sms::segment(
-        &answer,
-        simtide_protocol::sms::PacketKind::Response,
-        simtide_protocol::sms::Reference::after(0),
-    );
-    for (reference, part) in parts.unwrap().into_iter().enumerate() {
-        let to = simtide_protocol::sms::Address::number("500").unwrap();
-        let length = part.len() as u8;
-        let user_data = simtide_protocol::sms::UserData { length, octets: part };
-        let submit = simtide_protocol::sms::Submit::with_header(reference as u8, to, user_data);
-        let tpdu = hex::encode(submit.to_bytes());
-        let imsi = format!("00101{:010}", 0);
-        device.say(json!({ "type": "submit", "imsi": imsi, "ref": reference, "tpdu": tpdu })).await;
-    }
+    device.prove(0, &opened.header, scp80::ResponseStatus::PorOk, &[1, 0x90, 0x00]).await;
     let state = async || store.packet(packet.key).await.unwrap().unwrap().state;
     until(async || state().await == PacketState::Proven(0)).await;
     let answer = platform.answers.find(packet.key).unwrap();
     assert_eq!((answer.data.as_slice(), answer.authenticated), (&[1, 0x90, 0x00][..], true));
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_whose_response_was_announced_stays_open_until_it_comes() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(1, now).await;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
+    let mut device = Device::attach(smsc.air, 0).await;
+    let platform = start(&store, Some(smsc.smpp)).await;
+    let card = CardId::from(iccid(0));
+    let wanted = Wanted {
+        card,
+        tar: Tar([0xB0, 0x00, 0x00]),
+        data: vec![0xA5; 10],
+        spi: Some(0x1639),
+        key_set: None,
+        validity_s: 600,
+    };
+    let packet = commands::send(&platform, TENANT, wanted).await.unwrap();
+    let opened = scp80::open(&device.message().await, &keys()).unwrap();
+    let answered = async |status: scp80::ResponseStatus| {
+        until(async || platform.answers.find(packet.key).is_some_and(|answer| answer.status == status)).await;
+    };
+    let announcement = scp80::ResponseStatus::ResponseFollows;
+    device.prove(0, &opened.header, announcement, &[]).await;
+    answered(announcement).await;
+    let open = store.open_packets(card).await.unwrap();
+    assert_eq!(open.len(), 1, "the command waits for its response");
+    assert_eq!(store.history(card, EpochMs(i64::MAX), 10).await.unwrap(), []);
+    device.prove(0, &opened.header, scp80::ResponseStatus::PorOk, &[1, 0x90, 0x00]).await;
+    answered(scp80::ResponseStatus::PorOk).await;
+    let state = async || store.packet(packet.key).await.unwrap().unwrap().state;
+    until(async || state().await == PacketState::Proven(0)).await;
+    assert_eq!(platform.answers.find(packet.key).unwrap().data, [1, 0x90, 0x00]);
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_waiver_of_the_profile_lets_weaker_commands_leave() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(1, now).await;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
+    let mut device = Device::attach(smsc.air, 0).await;
+    let platform = start(&store, Some(smsc.smpp)).await;
+    let wanted = Wanted {
+        card: CardId::from(iccid(0)),
+        tar: Tar([0xB0, 0x00, 0x00]),
+        data: vec![0xA5; 10],
+        // Not ciphered, where the application asks for 1600.
+        spi: Some(0x1200),
+        key_set: None,
+        validity_s: 600,
+    };
+    let refused = commands::send(&platform, TENANT, wanted.clone()).await;
+    assert!(matches!(refused, Err(commands::CommandRefused::Policy(_))));
+    let text = STANDARD_TEXT.replace("below_minimum_allowed = false", "below_minimum_allowed = true");
+    let profile = DirectoryRow::Profile { id: ProfileId(1), name: "standard".into(), text };
+    platform.core.commit(Group::Platform, vec![Op::PutDirectory(profile)]).await.unwrap();
+    platform.cards_added().await.unwrap();
+    commands::send(&platform, TENANT, wanted).await.unwrap();
+    let opened = scp80::open(&device.message().await, &keys()).unwrap();
+    assert_eq!(opened.data, vec![0xA5; 10]);
     platform.stop().await;
 }
