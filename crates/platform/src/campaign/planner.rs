@@ -40,8 +40,12 @@ impl<C: Copy + Ord> Planner<C> {
                 self.engine.handle(now, Event::Tick { triggers });
             }
             Input::Event(event) => {
-                if let Event::Taken { passed_over, .. } = event {
-                    self.flow.returned(passed_over);
+                match event {
+                    Event::Taken { passed_over, .. } => self.flow.returned(passed_over),
+                    Event::Verb { verb: Verb::Start { .. } | Verb::Restore(_) | Verb::Resume, .. } => {
+                        self.flow.new_content();
+                    }
+                    _ => {}
                 }
                 self.engine.handle(now, event);
             }

@@ -36,6 +36,12 @@ const LATE_TICKS_MAX: f64 = 4.0;
 const IN_FLIGHT_EXCESS: f64 = 1.5;
 /// Share of what the plan takes within a retry time that may wait at the SMSC for devices that are off.
 const STORED_SHARE: f64 = 0.5;
+/// Sessions that outweigh what is assumed of their duration.
+const SESSIONS_REMEMBERED: f64 = 50.0;
+/// The session duration is a mean over so many session durations: a campaign changes it from one minute to the next.
+const SESSION_MEMORY: f64 = 8.0;
+/// But over no fewer sessions than this.
+const SESSIONS_IN_MEMORY: f64 = 200.0;
 /// The lowest share of triggers bringing a session that is made up for.
 const YIELD_MIN: f64 = 0.75;
 /// The brake never closes entirely: without a trigger nobody would notice that the way is free again.
@@ -207,7 +213,7 @@ impl Flow {
         Self {
             last: None,
             spacing: Mean::new(SPACING_TICKS),
-            session: Ratio::new(session, 50.0),
+            session: Ratio::new(session, SESSIONS_REMEMBERED),
             response: Ratio::new(response, 50.0),
             in_flight_ms: 0.0,
             yielded: Ratio::new(0.95, 100.0),
@@ -272,6 +278,13 @@ impl Flow {
         self.allowance += f64::from(triggers);
     }
 
+    /// From now on sessions carry something else: how long the ones before took says little. Until that is measured
+    /// they are taken to last as the settings say, or as measured where that is longer.
+    pub fn new_content(&mut self) {
+        let initial = self.session.value().max(f64::from(self.settings.session_initial_ms));
+        self.session = Ratio::new(initial, SESSIONS_REMEMBERED);
+    }
+
     fn allowed(&self) -> u32 {
         // Saturates: a float to integer cast does.
         self.allowance.max(0.0) as u32
@@ -311,7 +324,10 @@ impl Flow {
     fn measure(&mut self, now: EpochMs, elapsed: f64, load: &Load) {
         let seen = &load.seen;
         let begun = f64::from(seen.polled) + f64::from(seen.arrived);
-        self.session.add(f64::from(load.open) * elapsed, begun, 1.0 / 256.0);
+        // Not so short that too few sessions are left in it.
+        let lasting = elapsed / (SESSION_MEMORY * self.session.value().max(1.0));
+        let forget = lasting.min(begun / SESSIONS_IN_MEMORY).max(1.0 / 256.0);
+        self.session.add(f64::from(load.open) * elapsed, begun, forget);
         let resolved = f64::from(seen.arrived) + f64::from(seen.expired);
         // Time in flight counts when something has come of it: a network that stands still is not a slow one.
         let response = self.response.value();
