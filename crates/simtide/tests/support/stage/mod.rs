@@ -2,12 +2,15 @@
 //!
 //! Campaign time is fast: one period of the cards takes a few real seconds. What counts is read from the cards.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use reqwest::Method;
@@ -20,13 +23,12 @@ use simtide_simulation::reader::Reader;
 use simtide_simulation::smsc::Entry;
 use simtide_simulation::vendor::Order;
 
-/// The period of the standard profile.
-pub const PERIOD_MS: i64 = 20 * 86_400_000;
-/// Cyclic files that INCREASE counts in, and the file with the date of the next poll.
+/// The period of these cards: short enough that a whole test is less than the time that settled packets are kept.
+const PERIOD_S: u32 = 2 * 86_400;
+/// The cyclic file that INCREASE counts in, and the file with the date of the next poll.
 pub const COUNTER: [u16; 2] = [0x7F90, 0x6F03];
-pub const COMMAND_COUNTER: [u16; 2] = [0x7F90, 0x6F05];
 const POLL_FILE: [u16; 2] = [0x7F90, 0x6F01];
-/// The card profile of these tests: more patience with a platform that is away, and a second counter.
+/// The card profile of these tests: more patience with a platform that is away.
 const PROFILE: &str = "patient";
 /// How long one request to the API may take.
 const API_LIMIT: Duration = Duration::from_secs(5);
@@ -211,7 +213,7 @@ impl Stage {
         self.server = None;
         fs::write(self.path("simtide.toml"), self.config()).unwrap();
         let arguments = owned(&["serve", "--config", &self.path("simtide.toml")]);
-        let mut environment = vec![("SIMTIDE_LOG", "warn".to_owned()), ("RUST_LOG", "warn".to_owned())];
+        let mut environment = vec![("SIMTIDE_LOG", "warn".to_owned())];
         environment.extend(kill_at.map(|place| ("SIMTIDE_KILL_AT", place.to_owned())));
         self.server = Role::start(&arguments, &environment, self.folder.path().join("serve.log"));
         self.server.is_some()
@@ -355,6 +357,21 @@ impl Stage {
         })
     }
 
+    /// Waits until every card in the field has polled by itself: who was never seen gets no trigger.
+    pub fn meet_all_cards(&self) {
+        let begun = Instant::now();
+        loop {
+            let list = self.get("/v1/cards?limit=1000").expect("the platform answers");
+            let cards = list["cards"].as_array().unwrap();
+            let met = cards.iter().filter(|card| !card["last_update"].is_null()).count();
+            if met >= self.plan.in_field as usize {
+                return;
+            }
+            assert!(begun.elapsed() < CAMPAIGN_LIMIT, "{met} cards have polled\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// How many cards have had a campaign, failed and were interrupted.
     pub fn progress(&self, id: u64) -> Option<[i64; 3]> {
         let progress = &self.get(&format!("/v1/campaigns/{id}"))?["progress"];
@@ -434,30 +451,31 @@ impl Stage {
     }
 }
 
-/// The standard profile with more patience, and with a second counter.
+/// The standard profile with more patience.
 fn profile_text(plan: &Plan) -> String {
     let delay_s = (rate(plan) * 0.3).min(65_000.0) as u32;
-    let counter = "{ path = \"3F00/7F90/6F03\", name = \"EF.COUNTER\", cyclic = { records = 3, size = 4 }, \
-                   access = \"counter\", sfi = 3, fill = 0x00 },";
-    let second =
-        counter.replace("6F03", "6F05").replace("EF.COUNTER", "EF.COUNTER2").replace("sfi = 3", "sfi = 5");
     let text = STANDARD_TEXT
         .replace("name = \"standard\"", &format!("name = \"{PROFILE}\""))
         .replace("retry_delay_s = 600", &format!("retry_delay_s = {delay_s}"))
         .replace("retries = 3", "retries = 20")
-        .replace(counter, &format!("{counter}\n  {second}"));
-    assert!(text.contains("6F05") && text.contains("retries = 20"), "the standard profile has changed");
+        .replace("period_s = 1728000", &format!("period_s = {PERIOD_S}"));
+    assert!(
+        text.contains("retries = 20") && text.contains(&PERIOD_S.to_string()),
+        "the standard profile has changed"
+    );
     text
 }
 
 fn rate(plan: &Plan) -> f64 {
-    PERIOD_MS as f64 / (plan.period_s * 1_000.0)
+    f64::from(PERIOD_S) / plan.period_s
 }
 
-/// A free port that no outgoing connection takes while the platform is away.
+/// A free port that no outgoing connection takes while the platform is away, another one for each stage.
 fn free_port() -> u16 {
-    let first = 20_000 + (std::process::id() % 8_000) as u16;
-    (first..30_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 9_000) as u16;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (0..1_000).map(|_| first + NEXT.fetch_add(1, Ordering::Relaxed)).find(is_free).unwrap()
 }
 
 pub fn now_ms() -> i64 {
