@@ -45,13 +45,16 @@ fn deliver(sequence: u32, esm_class: u8, text: &[u8]) -> Vec<u8> {
     pdu(5, 0, sequence, &body)
 }
 
+/// A PDU that was written: command_id, status, sequence_number, last byte.
+type Written = (u32, u32, u32, u8);
+
 /// A machine with what it said: events and PDUs, each PDU as (id, status, sequence, last byte of the message).
 struct Bench {
     machine: Machine,
     events: Vec<LinkEvent>,
     connects: Vec<Connection>,
     closed: Vec<Connection>,
-    writes: Vec<(Connection, Vec<(u32, u32, u32, u8)>)>,
+    writes: Vec<(Connection, Vec<Written>)>,
 }
 
 impl Bench {
@@ -120,8 +123,7 @@ impl Bench {
 
     /// Tokens of the submits written since the last call, write by write.
     fn sent(&mut self) -> Vec<Vec<u8>> {
-        let submits =
-            |pdus: Vec<(u32, u32, u32, u8)>| pdus.iter().filter(|p| p.0 == 4).map(|p| p.3).collect();
+        let submits = |pdus: Vec<Written>| pdus.iter().filter(|p| p.0 == 4).map(|p| p.3).collect();
         std::mem::take(&mut self.writes)
             .into_iter()
             .map(|(_, pdus)| submits(pdus))
