@@ -231,8 +231,8 @@ impl<C: Copy + Ord> Engine<C> {
                     }
                 });
             }
-            Event::Taken { campaign, taken, passed_over, .. } => {
-                self.with(campaign, |run, _| run.taken(taken, passed_over));
+            Event::Taken { campaign, passed_over, .. } => {
+                self.with(campaign, |run, commands| run.taken(now, passed_over, commands));
             }
             Event::Results { campaign, done, failed } => {
                 self.with(campaign, |run, commands| run.results(done, failed, commands));

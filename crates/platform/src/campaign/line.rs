@@ -179,11 +179,11 @@ impl Milestones {
             _ => self.steps.push(Milestone { key: last, at }),
         }
         if self.steps.len() > MILESTONES_MAX {
-            // The later one of each pair stays: a card waits too long rather than too short.
-            let mut place = 0;
+            // The later one of each pair stays, the last one in any case: a card waits too long rather than too short.
+            let mut after = self.steps.len();
             self.steps.retain(|_| {
-                place += 1;
-                place % 2 == 0
+                after -= 1;
+                after.is_multiple_of(2)
             });
         }
     }

@@ -163,8 +163,14 @@ impl<C: Copy + Ord> Run<C> {
         self.credit = self.credit.saturating_add(1);
     }
 
-    pub(super) fn taken(&mut self, _taken: u32, passed_over: u32) {
+    /// What the store has passed over leaves room for others at once: where much of a page has called since it was
+    /// read, the line would otherwise fall behind the tide.
+    pub(super) fn taken(&mut self, now: EpochMs, passed_over: u32, commands: &mut VecDeque<Command<C>>) {
         self.kept.passed_over += u64::from(passed_over);
+        if passed_over > 0 && self.is_hungry() {
+            self.credit = self.credit.saturating_add(passed_over);
+            self.advance(now, commands);
+        }
     }
 
     pub(super) fn results(&mut self, done: u32, failed: u32, commands: &mut VecDeque<Command<C>>) {

@@ -66,7 +66,7 @@ fn in_a_real_world_the_loop_has_to_be_closed() {
 #[test]
 fn half_the_margin_slows_it() {
     let whole = run_quietly(&options(Policy::ClosedLoop, Scenario::IDEAL, 200_000));
-    let half = Options { plan_margin: Some(0.6), ..options(Policy::ClosedLoop, Scenario::IDEAL, 200_000) };
+    let half = Options { plan_margin: Some(0.475), ..options(Policy::ClosedLoop, Scenario::IDEAL, 200_000) };
     let half = run_quietly(&half);
     assert!(half.days.p50.unwrap() > whole.days.p50.unwrap() * 1.3, "{:?} {:?}", half.days, whole.days);
 }

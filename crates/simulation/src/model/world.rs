@@ -165,7 +165,7 @@ impl<'a> World<'a> {
             backoff_s: platform.backoff_s,
             batch_size: platform.batch_size,
             never_seen: if policy.knows_dates() { NeverSeen::Never } else { NeverSeen::LikeOthers },
-            validity_s: if policy == Policy::ClosedLoop { platform.validity_s } else { kept_s },
+            validity_s: if policy == Policy::Seed { kept_s } else { platform.validity_s },
             leave_to_poll_s: platform.leave_to_poll_s,
             poll_grace_s: platform.poll_grace_s,
             overdue_max_s: (self.period.max(1) as u32).saturating_mul(60),
@@ -207,7 +207,7 @@ impl<'a> World<'a> {
         if served < attempts.len() {
             for place in 0..served {
                 let left = (attempts.len() - place) as u64;
-                let drawn = self.fleet.random(place as u32, Draw::Order, minute as u64 + 1) % left;
+                let drawn = self.fleet.random(place as u32, Draw::Order, (minute as u64).wrapping_add(1)) % left;
                 attempts.swap(place, place + drawn as usize);
             }
         }
