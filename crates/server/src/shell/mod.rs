@@ -72,6 +72,9 @@ pub struct Platform {
     planning: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// How long links may take to take in the last answers.
+const LINKS_LIMIT: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// Why a platform did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -148,7 +151,7 @@ impl Platform {
             let _ = planning.await;
         }
         self.port.stop(self.core.config.shutdown.limit()).await;
-        self.outbox.shutdown();
+        self.outbox.stop(LINKS_LIMIT).await;
     }
 }
 

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use simtide_platform::delivery::Evidence;
 use simtide_protocol::ids::{CardId, Msisdn};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::core::Core;
 use super::flight::{Flight, Moved};
@@ -44,6 +45,8 @@ const FULL_PAUSE: Duration = Duration::from_millis(20);
 pub struct Outbox {
     batches: mpsc::Sender<Vec<Outgoing>>,
     state: Arc<State>,
+    /// One per link; each ends with its link.
+    listeners: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 struct State {
@@ -54,7 +57,15 @@ struct State {
     next_token: AtomicU64,
     /// Submitted messages by token.
     sent: Mutex<HashMap<u64, Part>>,
-    changes: mpsc::Sender<PacketChange>,
+    changes: mpsc::Sender<Change>,
+}
+
+/// What the loop of changes is told.
+enum Change {
+    /// Make this durable.
+    Packet(PacketChange),
+    /// Say when everything before is durable.
+    Flush(oneshot::Sender<()>),
 }
 
 /// A message that an event may be about.
@@ -99,12 +110,13 @@ impl Outbox {
             changes,
         });
         tokio::spawn(commit_changes(state.core.clone(), changed));
-        for (place, (name, reported)) in events.into_iter().enumerate() {
-            tokio::spawn(listen(state.clone(), place, name, reported, incoming.clone()));
-        }
+        let listen = |(place, (name, reported))| {
+            tokio::spawn(listen(state.clone(), place, name, reported, incoming.clone()))
+        };
+        let listeners = Arc::new(Mutex::new(events.into_iter().enumerate().map(listen).collect()));
         let (batches, waiting) = mpsc::channel(BATCHES_MAX);
         tokio::spawn(send_batches(state.clone(), waiting));
-        Ok(Outbox { batches, state })
+        Ok(Outbox { batches, state, listeners })
     }
 
     /// Whether there is any link to send on.
@@ -130,10 +142,24 @@ impl Outbox {
         }
     }
 
-    /// Ends the links. What they have not sent stays in the rows.
-    pub fn shutdown(&self) {
+    /// Ends the links, takes in the answers that still come within `limit`, and makes everything durable. What was not
+    /// sent stays in the rows.
+    pub async fn stop(&self, limit: Duration) {
         for link in &self.state.links {
             link.shutdown();
+        }
+        let listeners = std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner));
+        let all_ended = async {
+            for listener in listeners {
+                let _ = listener.await;
+            }
+        };
+        if tokio::time::timeout(limit, all_ended).await.is_err() {
+            tracing::warn!("an SMSC did not answer everything before the end; the rest is unknown");
+        }
+        let (flushed, done) = oneshot::channel();
+        if self.state.changes.send(Change::Flush(flushed)).await.is_ok() {
+            let _ = done.await;
         }
     }
 }
@@ -153,7 +179,7 @@ impl State {
         let message_ids = moved.message_ids.clone();
         let change = PacketChange { key, state: moved.state, message_ids, deadline: None };
         // The loop ends with the process only.
-        let _ = self.changes.send(change).await;
+        let _ = self.changes.send(Change::Packet(change)).await;
         Some(moved)
     }
 
@@ -167,13 +193,25 @@ impl State {
 }
 
 /// Commits changes of packets as they come, as many as wait at once.
-async fn commit_changes(core: Arc<Core>, mut changed: mpsc::Receiver<PacketChange>) {
+async fn commit_changes(core: Arc<Core>, mut changed: mpsc::Receiver<Change>) {
     let mut waiting = Vec::with_capacity(CHANGES_AT_ONCE);
     while changed.recv_many(&mut waiting, CHANGES_AT_ONCE).await > 0 {
-        for (group, (ops, _)) in by_group(&core, waiting.drain(..).map(|change| (change, ()))) {
+        let mut flushes = Vec::new();
+        let packets = waiting.drain(..).filter_map(|change| match change {
+            Change::Packet(change) => Some((change, ())),
+            Change::Flush(flushed) => {
+                flushes.push(flushed);
+                None
+            }
+        });
+        for (group, (ops, _)) in by_group(&core, packets) {
             if let Err(error) = core.commit(group, ops).await {
                 tracing::error!(%error, "changes of packets were not stored");
             }
+        }
+        for flushed in flushes {
+            // Whoever has gone does not wait.
+            let _ = flushed.send(());
         }
     }
 }
