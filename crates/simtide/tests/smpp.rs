@@ -459,6 +459,25 @@ async fn a_shutdown_leaves_no_message_without_an_outcome() {
 }
 
 #[tokio::test]
+async fn a_link_without_callers_finishes_what_it_has_begun() {
+    let faults = Faults { receipt_before_answer: true, ..Faults::default() };
+    let settings = Settings { faults, ..Settings::default() };
+    let World { smsc, link, mut events, record: _record } =
+        World::start(settings, LinkConfig::default()).await;
+    let mut phones = Phones::attached(&smsc, 10).await;
+    link.submit(message(1)).unwrap();
+    let (id, _) = phones.deliver().await;
+    drop(link);
+    phones.acknowledge(id).await;
+    let mut seen = Vec::new();
+    while let Some(event) = tokio::time::timeout(PATIENCE, events.recv()).await.expect("nothing happens") {
+        seen.push(event);
+    }
+    assert!(seen.iter().any(|event| matches!(event, LinkEvent::Accepted { token: 1, .. })), "{seen:?}");
+    assert_eq!(seen.last(), Some(&LinkEvent::Stopped { reason: StopReason::Requested }));
+}
+
+#[tokio::test]
 async fn the_queue_refuses_what_is_too_much() {
     let settings = Settings { accounts: vec![], ..Settings::default() };
     let config = LinkConfig { queue_max: 10, port: 1, ..LinkConfig::default() };

@@ -203,6 +203,8 @@ impl Driver {
     async fn run(mut self) {
         self.machine.handle_deadline(Duration::ZERO);
         let mut orders = Vec::new();
+        // Whether anybody can still give orders.
+        let mut has_callers = true;
         loop {
             self.carry_out().await;
             self.publish();
@@ -225,8 +227,9 @@ impl Driver {
                         self.arrived(arrival);
                     }
                 }
-                n = self.inbox.recv_many(&mut orders, ORDERS_MAX) => {
+                n = self.inbox.recv_many(&mut orders, ORDERS_MAX), if has_callers => {
                     if n == 0 {
+                        has_callers = false;
                         orders.push(Order::Shutdown);
                     }
                     self.take(&mut orders).await;
