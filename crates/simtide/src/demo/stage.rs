@@ -242,7 +242,7 @@ impl World<'_> {
 
     /// One period in which the cards come by themselves.
     fn tide(&self, platform: &Platform, bars: &Bars, t0: EpochMs, start: EpochMs) -> Result<(), Failure> {
-        let bar = bars.new("the tide before the start", self.in_field.into());
+        let bar = bars.bar("the tide before the start", self.in_field.into());
         let end = self.real_at(start);
         while now_ms() < end {
             let left = (end - now_ms()).max(0) as u64;
@@ -269,7 +269,7 @@ impl World<'_> {
 
     /// Waits until every card in the field is done, or patience ends.
     fn campaign(&self, platform: &Platform, bars: &Bars, path: &str) -> Result<(), Failure> {
-        let bar = bars.new("the campaign against it", self.in_field.into());
+        let bar = bars.bar("the campaign against it", self.in_field.into());
         let patience = Duration::from_secs_f64(f64::from(self.args.period_s) * PATIENCE_PERIODS);
         let begun = Instant::now();
         loop {
@@ -293,7 +293,7 @@ impl World<'_> {
 
     /// Reads every card that has been in the field, each through its own port.
     fn effects(&self, door: SocketAddr, bars: &Bars) -> Result<Effects, Failure> {
-        let bar = bars.new("reading the cards", self.in_field.into());
+        let bar = bars.bar("reading the cards", self.in_field.into());
         let mut effects = Effects::default();
         for row in &self.rows[..self.in_field as usize] {
             let count = match content::effect(&mut Reader::connect(door, row.iccid)?)? {
@@ -323,7 +323,7 @@ impl World<'_> {
         campaign: Option<u64>,
         bars: &Bars,
     ) -> Result<Vec<Contact>, Failure> {
-        let bar = bars.new("reading the history", self.in_field.into());
+        let bar = bars.bar("reading the history", self.in_field.into());
         let mut contacts = Vec::new();
         for row in &self.rows[..self.in_field as usize] {
             bar.inc(1);
@@ -364,7 +364,7 @@ struct Bars {
 }
 
 impl Bars {
-    fn new(&self, what: &str, length: u64) -> ProgressBar {
+    fn bar(&self, what: &str, length: u64) -> ProgressBar {
         let bar = ProgressBar::new(length);
         if self.hidden {
             bar.set_draw_target(ProgressDrawTarget::hidden());
