@@ -22,7 +22,7 @@ use crate::card::{RowArgs, profile, soft_port};
 /// Arguments of `simtide agent`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the card is: soft:PROFILE[:STATE], vpcd:ADDRESS, pcsc:READER or at:DEVICE
+    /// Where the card is: soft:PROFILE or soft:PROFILE:STATE, vpcd:ADDRESS, pcsc:READER or at:DEVICE
     #[arg(long, value_name = "PORT")]
     card: PortAddress,
     /// The network: air:ADDRESS (the demo's SMSC) or smpp:ADDRESS (any SMSC)
