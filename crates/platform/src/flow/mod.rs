@@ -47,7 +47,7 @@ const YIELD_MIN: f64 = 0.75;
 /// The brake never closes entirely: without a trigger nobody would notice that the way is free again.
 const BRAKE_MIN: f64 = 0.02;
 /// The brake recovers within so many of the longest time constants of the loop.
-const BRAKE_RECOVERY: f64 = 20.0;
+const BRAKE_RECOVERY: f64 = 8.0;
 
 /// Settings of a flow controller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
