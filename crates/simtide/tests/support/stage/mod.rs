@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -44,7 +45,7 @@ pub struct Role {
 }
 
 impl Role {
-    /// `None`: it ended before it was ready.
+    /// `None`: it was killed before it was ready.
     pub fn start(arguments: &[String], environment: &[(&str, String)], log: PathBuf) -> Option<Role> {
         let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_simtide"))
@@ -61,7 +62,13 @@ impl Role {
         // Whoever prints on must not be stopped by a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         let mut role = Role { child, _stdin: stdin, ready: Value::Null };
-        role.ready = first?;
+        match first {
+            Some(ready) => role.ready = ready,
+            None => {
+                role.assert_killed();
+                return None;
+            }
+        }
         Some(role)
     }
 
@@ -69,8 +76,23 @@ impl Role {
         self.ready[name].as_str().unwrap().parse().unwrap()
     }
 
+    /// Whether it was killed; it must not end by itself.
     pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
+        let has_ended = self.child.try_wait().unwrap().is_some();
+        if has_ended {
+            self.assert_killed();
+        }
+        has_ended
+    }
+
+    fn assert_killed(&mut self) {
+        let status = self.child.wait().unwrap();
+        assert_eq!(
+            status.signal(),
+            Some(libc::SIGKILL),
+            "{:?} ended by itself: {status}",
+            self.ready["ready"]
+        );
     }
 
     /// SIGKILL, as if the power had failed.
