@@ -199,6 +199,9 @@ impl<S: Sessions> Connection<S> {
             Answer::Continue(response) => (response, false),
             Answer::Finish(response) => (response, true),
         };
+        if last {
+            self.stream.get_mut().hold();
+        }
         match timeout_at(self.ends_at, self.send(&response)).await {
             Ok(Ok(())) if last => Some(Ended::Completed),
             Ok(Ok(())) => None,

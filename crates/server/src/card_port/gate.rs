@@ -38,6 +38,8 @@ pub struct Gate<S> {
     stream: S,
     /// Present until the key exchange has passed.
     handshake: Option<Box<Handshake>>,
+    /// Present once the last answer is written: it leaves together with the end of TLS.
+    held: Option<Vec<u8>>,
 }
 
 struct Handshake {
@@ -69,12 +71,13 @@ impl<S> Gate<S> {
             slot,
             done: false,
         };
-        Gate { stream, handshake: Some(Box::new(handshake)) }
+        Gate { stream, handshake: Some(Box::new(handshake)), held: None }
     }
 
-    /// The stream behind the gate.
-    pub fn stream(&self) -> &S {
-        &self.stream
+    /// From here on what is written waits for the shutdown, which sends all of it at once and leaves the closing of the
+    /// connection to its drop.
+    pub fn hold(&mut self) {
+        self.held.get_or_insert_default();
     }
 }
 
@@ -162,6 +165,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(held) = &mut self.held {
+            held.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -170,7 +177,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let gate = &mut *self;
+        let Some(held) = &mut gate.held else { return Pin::new(&mut gate.stream).poll_shutdown(cx) };
+        while !held.is_empty() {
+            match ready!(Pin::new(&mut gate.stream).poll_write(cx, held))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => drop(held.drain(..written)),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

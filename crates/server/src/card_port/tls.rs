@@ -33,6 +33,8 @@ pub fn context(config: &CardPort) -> Result<SslContext, ErrorStack> {
     }
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_mode(SslMode::RELEASE_BUFFERS);
+    // One read per record instead of two: header and body together.
+    builder.set_read_ahead(true);
     builder.set_psk_server_callback(move |ssl, _identity, key| {
         // The gate has read the identity itself, whole; here it may be cut at a NUL. An unknown identity and a key
         // exchange that the gate did not understand get a random key, so that they end like every other wrong key.
