@@ -23,7 +23,9 @@ use simtide_server::config;
 const KEY: [u8; 16] = [0x42; 16];
 const IDENTITY: &str =
     "8001028110890010000000000000000000000000014F10A000000559101000000000000000000082010183014";
-const POLLS: u32 = 3_000;
+const POLLS: u32 = 8_000;
+/// Cards that poll at the same time.
+const CLIENTS: u32 = 16;
 const IDLE: usize = 15_000;
 /// Connections that one client process can hold: ephemeral ports of one source address.
 const IDLE_PER_ADDRESS: usize = 10_000;
@@ -201,7 +203,7 @@ fn config() -> config::CardPort {
     }
 }
 
-/// Server CPU per poll: the server has one thread, the client another.
+/// Server CPU per poll: the server has one thread, the cards have others.
 fn polls(scripts: u32) -> f64 {
     let (tell, told) = std::sync::mpsc::channel();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -224,9 +226,11 @@ fn polls(scripts: u32) -> f64 {
     });
     let address = told.recv().unwrap();
     let context = client_context(IDENTITY);
-    for _ in 0..POLLS {
-        poll(&context, address, scripts);
-    }
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| (0..POLLS / CLIENTS).for_each(|_| poll(&context, address, scripts)));
+        }
+    });
     stop.send(()).unwrap();
     server.join().unwrap()
 }
