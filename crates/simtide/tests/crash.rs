@@ -199,11 +199,10 @@ fn nobody_is_called_after_its_poll(stage: &Stage, sent: &Sent) {
             most = most.max(within(*started).count());
             for (_, counter) in within(done) {
                 let packet = stage.get(&format!("/v1/cards/{}/commands/1-{counter}", row.iccid)).unwrap();
-                assert_eq!(
-                    packet["state"], "proven",
-                    "C4: card {} was called after its poll: {packet}",
-                    row.iccid
-                );
+                // Given up while the platform was dead, or answered by the poll: either way reserved before it.
+                let reserved = moment(&packet["at"]).unwrap();
+                let closed = packet["state"] == "proven" || (packet["state"] == "expired" && reserved < done);
+                assert!(closed, "C4: card {} was called after its poll: {packet}", row.iccid);
                 crossed += 1;
             }
         }
