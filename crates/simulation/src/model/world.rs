@@ -207,7 +207,8 @@ impl<'a> World<'a> {
         if served < attempts.len() {
             for place in 0..served {
                 let left = (attempts.len() - place) as u64;
-                let drawn = self.fleet.random(place as u32, Draw::Order, (minute as u64).wrapping_add(1)) % left;
+                let drawn =
+                    self.fleet.random(place as u32, Draw::Order, (minute as u64).wrapping_add(1)) % left;
                 attempts.swap(place, place + drawn as usize);
             }
         }
