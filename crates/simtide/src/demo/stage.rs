@@ -29,8 +29,8 @@ const DAY_MS: f64 = 86_400_000.0;
 /// From the start of the fleet to its first poll, in real milliseconds, and what every card adds.
 const LEAD_MS: i64 = 1_500;
 const LEAD_PER_CARD_US: i64 = 500;
-/// Round trips of a session that carries the campaign: connection, handshake (2), five scripts, the end.
-const ROUND_TRIPS: f64 = 9.0;
+/// Round trips of a session that carries the campaign: connection, handshake (2), four scripts, the end.
+const ROUND_TRIPS: f64 = 8.0;
 /// What a session takes beside its round trips, in milliseconds.
 const SESSION_WORK_MS: f64 = 30.0;
 /// Part of the session limit that the flow controller plans for; the default of simtide.toml.
