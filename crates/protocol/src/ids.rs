@@ -8,11 +8,13 @@ mod application;
 mod card;
 mod digits;
 mod moment;
+mod process;
 mod subscriber;
 
 pub use application::{Aid, ProfileName, Tar};
 pub use card::{Bucket, CardId, Eid, Iccid};
 pub use moment::EpochMs;
+pub use process::{ChangeId, DeliveryId};
 pub use subscriber::{Imsi, Msisdn};
 
 pub mod tbcd;
