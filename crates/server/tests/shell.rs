@@ -25,8 +25,8 @@ use simtide_server::shell::commands::{self, Wanted};
 use simtide_server::shell::keyring::{CardKeySet, Keyring, KeyringError};
 use simtide_server::store::model::ModelStore;
 use simtide_server::store::{
-    Alias, Batch, CampaignId, CardHot, CardRecord, DirectoryRow, Group, HistoryResult, NewCard, Op,
-    OperatorId, PacketState, ProfileId, SealedKeys, Store, TenantId,
+    Alias, Batch, CampaignId, CardHot, CardRecord, Command, DirectoryRow, Group, HistoryResult, NewCard, Op,
+    OperatorId, Origin, PacketChange, PacketKey, PacketState, ProfileId, SealedKeys, Store, TenantId,
 };
 use simtide_simulation::smsc::{Settings, Smsc};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -426,6 +426,68 @@ async fn a_command_whose_response_was_announced_stays_open_until_it_comes() {
     let state = async || store.packet(packet.key).await.unwrap().unwrap().state;
     until(async || state().await == PacketState::Proven(0)).await;
     assert_eq!(platform.answers.find(packet.key).unwrap().data, [1, 0x90, 0x00]);
+    platform.stop().await;
+}
+
+/// The card answers to what it got, and the command is proven.
+async fn proves(device: &mut Device, store: &ModelStore, key: PacketKey) {
+    let opened = scp80::open(&device.message().await, &keys()).unwrap();
+    assert_eq!(opened.data, [0xA5; 10]);
+    assert_eq!(opened.header.counter.value(), key.counter, "the same packet again");
+    device.prove(0, &opened.header, scp80::ResponseStatus::PorOk, &[1, 0x90, 0x00]).await;
+    until(async || store.packet(key).await.unwrap().unwrap().state == PacketState::Proven(0)).await;
+}
+
+#[tokio::test]
+async fn a_command_that_may_have_left_before_a_crash_leaves_again() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(1, now).await;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
+    let mut device = Device::attach(smsc.air, 0).await;
+    let card = CardId::from(iccid(0));
+    let command = |deadline| Command {
+        card,
+        key_set: 1,
+        origin: Origin::Request,
+        tar: Tar([0xB0, 0x00, 0x00]),
+        spi: 0x1639,
+        data: vec![0xA5; 10],
+        at: now,
+        deadline,
+    };
+    let bucket = Bucket::of(&card, store.buckets());
+    let key = PacketKey { card, key_set: 1, counter: 1 };
+    // What a process leaves that dies between the commit and the answer of the service centre.
+    commit(&store, bucket, Op::Command(Box::new(command(now.plus_s(600))))).await;
+    let submitted =
+        PacketChange { key, state: PacketState::Submitted, message_ids: Vec::new(), deadline: None };
+    commit(&store, bucket, Op::Packet(submitted)).await;
+    let platform = start(&store, Some(smsc.smpp)).await;
+    proves(&mut device, &store, key).await;
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_that_is_lost_with_its_link_leaves_again() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(1, now).await;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut settings = Settings::default();
+    settings.faults.drop_at_submit = Some(1);
+    let smsc = Smsc::start(settings, any, any, AirClock::REAL, None).await.unwrap();
+    let mut device = Device::attach(smsc.air, 0).await;
+    let platform = start(&store, Some(smsc.smpp)).await;
+    let wanted = Wanted {
+        card: CardId::from(iccid(0)),
+        tar: Tar([0xB0, 0x00, 0x00]),
+        data: vec![0xA5; 10],
+        spi: Some(0x1639),
+        key_set: None,
+        validity_s: 600,
+    };
+    let packet = commands::send(&platform, TENANT, wanted).await.unwrap();
+    proves(&mut device, &store, packet.key).await;
     platform.stop().await;
 }
 

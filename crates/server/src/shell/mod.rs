@@ -155,8 +155,8 @@ impl Platform {
     }
 }
 
-/// What was under way when the last process ended: Queued packets leave now, the same bytes; Submitted ones are
-/// unknown; the rest waits on.
+/// What was under way when the last process ended: Queued packets leave now; commands of which nobody knows whether
+/// they left leave again, the same bytes, while they are valid; the rest waits on.
 async fn recover(core: &Core, flight: &Flight, outbox: &Outbox) -> Result<(), StoreError> {
     let mut queued = Vec::new();
     for bucket in 0..core.store.buckets() {
@@ -164,7 +164,7 @@ async fn recover(core: &Core, flight: &Flight, outbox: &Outbox) -> Result<(), St
         loop {
             let page = core.store.packets(Bucket(bucket), None, after, PAGE_ROWS_MAX).await?;
             after = page.rows.last().map(|packet| packet.key).or(after);
-            for packet in page.rows {
+            for mut packet in page.rows {
                 if packet.state == PacketState::Queued {
                     queued.push(packet);
                     continue;
@@ -173,6 +173,10 @@ async fn recover(core: &Core, flight: &Flight, outbox: &Outbox) -> Result<(), St
                 flight.takes_off(&packet, parts);
                 if packet.state == PacketState::Submitted {
                     outbox.evidence(packet.key, Evidence::LinkLost).await;
+                    packet.state = PacketState::Unknown;
+                }
+                if sending::may_leave_again(&packet, core.now()) {
+                    queued.push(packet);
                 }
             }
             if page.end {
@@ -184,7 +188,7 @@ async fn recover(core: &Core, flight: &Flight, outbox: &Outbox) -> Result<(), St
     let outgoing = queued.into_iter().map(|packet| Outgoing { packet, card: None });
     let outgoing: Vec<_> = outgoing.collect();
     if !outgoing.is_empty() {
-        tracing::info!(packets = outgoing.len(), "packets that had not left are sent now");
+        tracing::info!(packets = outgoing.len(), "packets that had not left, or perhaps not, are sent now");
         outbox.send(outgoing).await;
     }
     Ok(())

@@ -193,16 +193,24 @@ impl Planning {
         Ok(())
     }
 
-    /// Reads a page aside and hands it to the loop.
+    /// Reads a page aside and hands it to the loop. One that cannot be read is tried again as long as there is a loop:
+    /// its lane waits for it.
     fn ask(&self, answer: &mpsc::Sender<Page>, asked: Asked) {
         let core = self.core.clone();
         let campaign = self.campaigns.find(asked.campaign);
         let answer = answer.clone();
         tokio::spawn(async move {
             let Some(campaign) = campaign else { return };
-            match read_page(&core, &campaign, &asked).await {
-                Ok(page) => drop(answer.send(page).await),
-                Err(error) => tracing::error!(%error, "candidates of a campaign cannot be read"),
+            let mut pause = PAGE_RETRY_MIN;
+            loop {
+                match read_page(&core, &campaign, &asked).await {
+                    Ok(page) => return drop(answer.send(page).await),
+                    Err(error) => tracing::error!(%error, "candidates of a campaign cannot be read yet"),
+                }
+                tokio::select! {
+                    () = answer.closed() => return,
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAGE_RETRY_MAX),
+                }
             }
         });
     }
@@ -215,6 +223,10 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 /// Ticks are at least so far apart in real time, however fast campaign time passes.
 const TICK_MIN: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// Pause before a page is read again, doubled each time up to the most.
+const PAGE_RETRY_MIN: std::time::Duration = std::time::Duration::from_millis(200);
+const PAGE_RETRY_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// [`Command::NextPage`] as a value.
 struct Asked {

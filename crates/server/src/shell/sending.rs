@@ -5,7 +5,7 @@
 //! | Queued | its counter is durable, no byte has left | sealed again, the same bytes, and submitted |
 //! | Submitted | durable before the first byte leaves | Unknown: it may have left |
 //! | Accepted, Delivered | the SMSC or a receipt said so | waits for its proof |
-//! | Unknown | the link was lost with it | waits; the card's counter makes a copy harmless |
+//! | Unknown | the link was lost with it | a command leaves again, the same bytes: the card's counter makes a copy harmless |
 //! | final | proven, refused, expired, abandoned | stays |
 
 use std::collections::{HashMap, HashSet};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use simtide_platform::delivery::Evidence;
-use simtide_protocol::ids::{CardId, Msisdn};
+use simtide_protocol::ids::{CardId, EpochMs, Msisdn};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -25,7 +25,9 @@ use crate::kill_point;
 use crate::smpp::{
     Address, DeliveryState, Link, LinkEvent, LinkHandle, Receipt, Refusal, StartError, Submit, SubmitError,
 };
-use crate::store::{Alias, Card, Group, Op, Outcome, Packet, PacketChange, PacketKey, StoreError};
+use crate::store::{
+    Alias, Card, Group, Op, Origin, Outcome, Packet, PacketChange, PacketKey, PacketState, StoreError,
+};
 
 /// Batches of packets that wait for the links.
 const BATCHES_MAX: usize = 64;
@@ -37,6 +39,8 @@ const CHANGES_AT_ONCE: usize = 1_024;
 const EVENTS_MAX: usize = 4_096;
 /// Messages whose receipts are matched in memory.
 const SENT_MAX: usize = 1_000_000;
+/// Commands lost with a link that wait to leave again; more than that wait for the next start.
+const COPIES_MAX: usize = 4_096;
 /// Pause before a full link is asked again.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -110,12 +114,14 @@ impl Outbox {
             changes,
         });
         tokio::spawn(commit_changes(state.core.clone(), changed));
+        let (batches, waiting) = mpsc::channel(BATCHES_MAX);
+        let (again, lost) = mpsc::channel(COPIES_MAX);
         let listen = |(place, (name, reported))| {
-            tokio::spawn(listen(state.clone(), place, name, reported, incoming.clone()))
+            tokio::spawn(listen(state.clone(), place, name, reported, incoming.clone(), again.clone()))
         };
         let listeners = Arc::new(Mutex::new(events.into_iter().enumerate().map(listen).collect()));
-        let (batches, waiting) = mpsc::channel(BATCHES_MAX);
         tokio::spawn(send_batches(state.clone(), waiting));
+        tokio::spawn(send_again(state.clone(), lost, batches.clone()));
         Ok(Outbox { batches, state, listeners })
     }
 
@@ -360,6 +366,38 @@ async fn submit(state: &State, key: PacketKey, submits: Vec<Submit>) {
     state.evidence(key, Evidence::Abandon).await;
 }
 
+/// Whether nobody knows if this packet has left, and a copy of it would still be of use.
+///
+/// A trigger is not repeated: the campaign's next pass finds the card again.
+pub fn may_leave_again(packet: &Packet, now: EpochMs) -> bool {
+    let trigger = matches!(packet.origin, Origin::Trigger(_));
+    packet.state == PacketState::Unknown && !trigger && packet.deadline > now
+}
+
+/// Commands that were lost with a link leave again.
+async fn send_again(
+    state: Arc<State>,
+    mut lost: mpsc::Receiver<PacketKey>,
+    batches: mpsc::Sender<Vec<Outgoing>>,
+) {
+    while let Some(key) = lost.recv().await {
+        let packet = match state.core.store.packet(key).await {
+            Ok(Some(packet)) => packet,
+            Ok(None) => continue,
+            Err(error) => {
+                tracing::error!(%error, "a lost command cannot be read; it leaves at the next start");
+                continue;
+            }
+        };
+        // The row follows soon; what counts is known here.
+        let packet = Packet { state: PacketState::Unknown, ..packet };
+        if may_leave_again(&packet, state.core.now()) {
+            tracing::info!("a command that was lost with its link leaves again");
+            let _ = batches.send(vec![Outgoing { packet, card: None }]).await;
+        }
+    }
+}
+
 /// Takes what happens on a link.
 async fn listen(
     state: Arc<State>,
@@ -367,14 +405,20 @@ async fn listen(
     name: String,
     mut reported: mpsc::Receiver<LinkEvent>,
     incoming: mpsc::Sender<Incoming>,
+    again: mpsc::Sender<PacketKey>,
 ) {
     while let Some(event) = reported.recv().await {
         match event {
             LinkEvent::Accepted { token, message_id } => accepted(&state, token, message_id).await,
             LinkEvent::Refused { token, cause, .. } => refused(&state, token, cause).await,
             LinkEvent::Unknown { token } => {
-                if let Some(part) = state.forget(token) {
-                    state.evidence(part.key, Evidence::LinkLost).await;
+                if let Some(part) = state.forget(token)
+                    && state.evidence(part.key, Evidence::LinkLost).await.is_some()
+                    && again.try_send(part.key).is_err()
+                {
+                    tracing::warn!(
+                        "too many commands were lost with their links; some leave at the next start"
+                    );
                 }
             }
             LinkEvent::Throttled { rate_per_s } => {

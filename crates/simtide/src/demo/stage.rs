@@ -32,7 +32,7 @@ const LEAD_PER_CARD_US: i64 = 500;
 /// Round trips of a session that carries the campaign: connection, handshake (2), four scripts, the end.
 const ROUND_TRIPS: f64 = 8.0;
 /// What a session takes beside its round trips, in milliseconds.
-const SESSION_WORK_MS: f64 = 30.0;
+const SESSION_WORK_MS: f64 = 18.0;
 /// Part of the session limit that the flow controller plans for; the default of simtide.toml.
 const PLAN_MARGIN: f64 = 0.95;
 /// How many periods the campaign may take until the demo reads the cards all the same.
