@@ -9,7 +9,7 @@
 //! | [`script`], [`rfm`], [`ram`], [`patch`] | scripts and the commands in them |
 //! | [`scp81`], [`trigger`] | administration over HTTPS, and the message that asks for it |
 //! | [`poll_date`] | EF.POLL, EF.MARK, and the rule of the next date |
-//! | [`aka`], [`milenage`] | authentication of subscribers |
+//! | [`aka`], [`milenage`], [`tuak`] | authentication of subscribers |
 //! | [`profile`] | what a kind of card can do |
 //! | [`card_file`] | what card vendors deliver |
 //! | [`fuzz`] | targets that take any bytes |
@@ -31,3 +31,4 @@ pub mod script;
 pub mod sms;
 pub mod tlv;
 pub mod trigger;
+pub mod tuak;
