@@ -6,6 +6,7 @@
 //! | [`ids`] | ICCID, EID, IMSI, MSISDN, TAR, AID, card ids, moments |
 //! | [`tlv`], [`apdu`] | what everything else is coded in |
 //! | [`scp80`], [`sms`] | secured packets, and the short messages that carry them |
+//! | [`second_layer`] | what travels around sealed packets over IP, keyed by the card |
 //! | [`script`], [`rfm`], [`ram`], [`patch`] | scripts and the commands in them |
 //! | [`scp81`], [`trigger`] | administration over HTTPS, and the message that asks for it |
 //! | [`poll_date`] | EF.POLL, EF.MARK, and the rule of the next date |
@@ -28,6 +29,7 @@ pub mod rfm;
 pub mod scp80;
 pub mod scp81;
 pub mod script;
+pub mod second_layer;
 pub mod sms;
 pub mod tlv;
 pub mod trigger;
