@@ -265,6 +265,27 @@ async fn a_dialogue_that_breaks_marks_nothing_and_the_mark_is_read_first() {
     platform.stop().await;
 }
 
+#[tokio::test]
+async fn a_card_that_comes_back_does_not_wait_for_the_session_that_it_has_left() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(1, now).await;
+    let platform = start(&store, None).await;
+    let campaign = platform.campaigns.create(TENANT, "update", &file_update(true)).await.unwrap();
+    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    // Switched off with a script in its hands: the connection stays open, and nothing says that it is dead.
+    let mut left = connect(platform.port.address(), 0).await;
+    let first = Request::first("/poll".parse().unwrap(), "ota".parse().unwrap(), "card".parse().unwrap());
+    left.write_all(&first.encode(Framing::ContentLength)).await.unwrap();
+    let script = receive(&mut left, &mut ResponseDecoder::new(Limits::default())).await;
+    assert_eq!(script.status, 200);
+    assert_eq!(poll(platform.port.address(), 0).await, 1);
+    assert!(store.card(CardId::from(iccid(0))).await.unwrap().unwrap().hot.applied.has(1));
+    let mut rest = Vec::new();
+    let _ = left.read_to_end(&mut rest).await;
+    assert!(rest.is_empty(), "the session that was left has ended without another word");
+    platform.stop().await;
+}
+
 /// A device at the air interface that answers deliveries; gives the user data of each.
 struct Device {
     lines: tokio::io::Lines<BufReader<tokio::net::tcp::OwnedReadHalf>>,

@@ -37,7 +37,7 @@ type Stream = SslStream<Gate<TcpStream>>;
 pub enum Ended {
     /// The final answer was handed to the network.
     Completed,
-    /// The card or the network broke off.
+    /// The card or the network broke off, or the card has come back by another connection.
     Broken,
     /// The card was silent or slow for too long.
     Late,
@@ -154,6 +154,7 @@ impl<S: Sessions> Connection<S> {
                 _ = stopped.wait_for(|stop| *stop), if idle && self.session.is_none() => {
                     return Err(Silence::Ended(Ended::Stopped));
                 }
+                () = superseded(self.session.as_mut()) => return Err(Silence::Ended(Ended::Broken)),
             };
             pending = match received {
                 Ok(Ok(Received::Message(request))) => Some(request),
@@ -265,6 +266,13 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// The EID in `//se-id/eid/<EID>;...`; plain cards send free text, which says nothing.
 fn eid_of(from: &str) -> Option<&str> {
     from.strip_prefix("//se-id/eid/").map(|rest| rest.split(';').next().unwrap_or_default())
+}
+
+async fn superseded(session: Option<&mut impl CardSession>) {
+    match session {
+        Some(session) => session.superseded().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Bytes taken from OpenSSL at once: a record.

@@ -70,19 +70,25 @@ pub trait Sessions: Send + Sync + 'static {
     /// Finds the card and key of a PSK identity. Must take the same time whether the identity is known or not.
     fn find(&self, identity: Vec<u8>) -> impl Future<Output = Option<Found>> + Send;
 
-    /// A card has completed its handshake and sent its first request. `Err(Busy)` while it has another session.
+    /// A card has completed its handshake and sent its first request. Another session of the card is told to end
+    /// ([`CardSession::superseded`]): the card itself has given it up. `Err(Busy)` where that does not end in time.
     fn open(&self, card: CardId) -> impl Future<Output = Result<Self::Session, Busy>> + Send;
 }
 
 /// The card has a session already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the card has another session open; it is served when that one ends")]
+#[error("the card has another session open, which does not end; it is served when that one has ended")]
 pub struct Busy;
 
 /// One session of one card: requests in, answers out.
 pub trait CardSession: Send + 'static {
     /// Answers a request; [`Answer::Finish`] ends the session after the answer has left.
     fn request(&mut self, request: Request) -> impl Future<Output = Answer> + Send;
+
+    /// Comes when the card has opened another session. Asked for only while the card is silent.
+    fn superseded(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 
     /// The session is over, for whatever reason. Called once.
     fn ended(self, how: Ended) -> impl Future<Output = ()> + Send;

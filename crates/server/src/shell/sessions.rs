@@ -3,9 +3,10 @@
 //! What a card gets and in which order things become durable is decided by [`Dialogue`]; here its commands are
 //! carried out.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use simtide_platform::delivery::Evidence;
 use simtide_platform::poll::{
@@ -14,6 +15,7 @@ use simtide_platform::poll::{
 use simtide_platform::poll::{Outcome as CampaignResult, Script};
 use simtide_protocol::ids::{CardId, EpochMs};
 use simtide_protocol::scp81::{Request, RequestTarget, Response, ScriptStatus};
+use tokio::sync::Notify;
 
 use super::campaigns::Campaigns;
 use super::core::Core;
@@ -31,6 +33,8 @@ use crate::store::{
 const CLOCK_TOLERANCE_S: f64 = 300.0;
 /// Real seconds that a session usually takes at most.
 const SESSION_S: f64 = 2.0;
+/// How long a card that comes back waits for the end of the session that it has left.
+const SUPERSEDE_WAIT: Duration = Duration::from_secs(5);
 
 /// The decisions behind the card port.
 #[derive(Clone)]
@@ -49,7 +53,16 @@ pub struct Inner {
     /// For the thresholds of campaigns.
     pub results: Arc<Results>,
     /// Cards in a session: one at a time.
-    pub open: Mutex<HashSet<CardId>>,
+    pub open: Mutex<HashMap<CardId, Arc<Turn>>>,
+}
+
+/// What an open session and the one that waits for its end tell each other.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// The card has come back by another connection.
+    superseded: Notify,
+    /// The session is over.
+    left: Notify,
 }
 
 impl Sessions {
@@ -73,12 +86,31 @@ impl card_port::Sessions for Sessions {
     }
 
     async fn open(&self, card: CardId) -> Result<Session, Busy> {
-        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if !open.insert(card) {
-            return Err(Busy);
-        }
-        let place = Place { inner: self.0.clone(), card };
+        let place = tokio::time::timeout(SUPERSEDE_WAIT, self.place(card)).await.map_err(|_| Busy)?;
         Ok(Session { place, visit: None })
+    }
+}
+
+impl Sessions {
+    /// Takes the card's place; ends the session that holds it and waits until it has let go.
+    async fn place(&self, card: CardId) -> Place {
+        loop {
+            let turn = {
+                let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+                match open.get(&card) {
+                    Some(turn) => turn.clone(),
+                    None => {
+                        let turn = Arc::new(Turn::default());
+                        open.insert(card, turn.clone());
+                        return Place { inner: self.0.clone(), card, turn };
+                    }
+                }
+            };
+            tracing::debug!(%card, "a card has come back: its session before ends");
+            turn.superseded.notify_one();
+            // Both keep a notification that nobody waits for yet.
+            turn.left.notified().await;
+        }
     }
 }
 
@@ -86,11 +118,13 @@ impl card_port::Sessions for Sessions {
 struct Place {
     inner: Arc<Inner>,
     card: CardId,
+    turn: Arc<Turn>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.inner.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.card);
+        self.turn.left.notify_one();
     }
 }
 
@@ -121,6 +155,10 @@ impl CardSession for Session {
                 Answer::Finish(Response::refusal(503))
             }
         }
+    }
+
+    async fn superseded(&mut self) {
+        self.place.turn.superseded.notified().await;
     }
 
     async fn ended(mut self, _how: Ended) {
