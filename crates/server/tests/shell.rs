@@ -513,6 +513,37 @@ async fn a_command_that_is_lost_with_its_link_leaves_again() {
 }
 
 #[tokio::test]
+async fn a_trigger_that_waits_for_its_link_does_not_leave_once_its_card_has_polled() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(1, now).await;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    // Nobody listens there yet.
+    let smpp = std::net::TcpListener::bind(any).unwrap().local_addr().unwrap();
+    let platform = start(&store, Some(smpp)).await;
+    let campaign = platform.campaigns.create(TENANT, "update", &file_update(true)).await.unwrap();
+    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    let card = CardId::from(iccid(0));
+    let open = async || store.open_packets(card).await.unwrap();
+    until(async || open().await.first().is_some_and(|packet| packet.state == PacketState::Submitted)).await;
+    assert_eq!(poll(platform.port.address(), 0).await, 1);
+    assert_eq!(open().await, []);
+    let wanted = Wanted {
+        card,
+        tar: Tar([0xB0, 0x00, 0x00]),
+        data: vec![0xA5; 10],
+        spi: Some(0x1639),
+        key_set: None,
+        validity_s: 600,
+    };
+    let packet = commands::send(&platform, TENANT, wanted).await.unwrap();
+    let smsc = Smsc::start(Settings::default(), smpp, any, AirClock::REAL, None).await.unwrap();
+    let mut device = Device::attach(smsc.air, 0).await;
+    // A link keeps the order of what it is given: the first message is not the trigger.
+    proves(&mut device, &store, packet.key).await;
+    platform.stop().await;
+}
+
+#[tokio::test]
 async fn a_waiver_of_the_profile_lets_weaker_commands_leave() {
     let now = simtide_server::clock::Clock::REAL.now();
     let store = store(1, now).await;

@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use simtide_platform::delivery::{self, Change, Evidence, Purpose};
 use simtide_platform::flow::{InFlight, Seen};
 use simtide_protocol::ids::EpochMs;
 
 use crate::store::{self, Origin, PacketKey, PacketState};
+use tokio::sync::mpsc;
 
 /// Packets whose validity has ended that are handled at once.
 pub const DUE_MAX: usize = 1_000;
@@ -33,7 +34,18 @@ struct Flying {
     origin: Origin,
     /// The SMSC keeps it for a device that is off.
     stored: bool,
+    /// Where it waits to be sent, until the SMSC has answered.
+    waits: Option<Waits>,
     message_ids: Vec<String>,
+}
+
+/// A place in the queue of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// The link, by its place in the configuration.
+    pub link: usize,
+    /// The message.
+    pub token: u64,
 }
 
 /// All packets under way, and what has happened since the last tick.
@@ -48,6 +60,8 @@ pub struct Flight {
     pub expired: AtomicU32,
     /// Submissions that an SMSC throttled.
     pub throttled: AtomicU32,
+    /// Told of triggers that are settled while they may still wait in a link.
+    withdrawals: OnceLock<mpsc::UnboundedSender<Waits>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +71,18 @@ struct Packets {
 }
 
 impl Flight {
+    /// Where to tell that a message is not wanted any more. Once per process.
+    pub fn withdraws_at(&self, withdrawals: mpsc::UnboundedSender<Waits>) {
+        let _ = self.withdrawals.set(withdrawals);
+    }
+
+    /// The packet's message waits in the queue of a link.
+    pub fn waits(&self, key: PacketKey, waits: Waits) {
+        if let Some(flying) = self.lock().flying.get_mut(&key) {
+            flying.waits = Some(waits);
+        }
+    }
+
     /// A packet as its row says; `parts` short messages carry it.
     pub fn takes_off(&self, row: &store::Packet, parts: u8) {
         let purpose = match row.origin {
@@ -70,6 +96,7 @@ impl Flight {
             packet: reserved.restored(to_machine(row.state), copies),
             origin: row.origin,
             stored: false,
+            waits: None,
             message_ids: row.message_ids.clone(),
         };
         let mut packets = self.lock();
@@ -82,6 +109,7 @@ impl Flight {
         let mut packets = self.lock();
         let flying = packets.flying.get_mut(&key)?;
         let change = flying.packet.apply(now, evidence);
+        let waits = flying.waits;
         if matches!(evidence, Evidence::Delivered { .. }) {
             flying.stored = false;
         }
@@ -111,6 +139,13 @@ impl Flight {
                 packets.deadlines.remove(&(deadline, key));
                 packets.flying.remove(&key);
                 drop(packets);
+                // Its card has come, or it is given up: it must not leave any more.
+                if let (Evidence::Called | Evidence::Abandon, Some(waits), Some(withdrawals)) =
+                    (evidence, waits, self.withdrawals.get())
+                {
+                    // Nobody withdraws while the platform ends.
+                    let _ = withdrawals.send(waits);
+                }
                 let given_up = matches!(moved.origin, Origin::Trigger(_))
                     && !matches!(moved.state, PacketState::Proven(_));
                 if given_up {
@@ -137,6 +172,7 @@ impl Flight {
     /// The SMSC has given a part this id.
     pub fn message_id(&self, key: PacketKey, part: usize, parts: usize, id: String) {
         if let Some(flying) = self.lock().flying.get_mut(&key) {
+            flying.waits = None;
             flying.message_ids.resize(parts, String::new());
             if let Some(place) = flying.message_ids.get_mut(part) {
                 *place = id;

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::core::Core;
-use super::flight::{Flight, Moved};
+use super::flight::{Flight, Moved, Waits};
 use super::sealing;
 use crate::kill_point;
 use crate::smpp::{
@@ -120,6 +120,9 @@ impl Outbox {
             tokio::spawn(listen(state.clone(), place, name, reported, incoming.clone(), again.clone()))
         };
         let listeners = Arc::new(Mutex::new(events.into_iter().enumerate().map(listen).collect()));
+        let (withdraw, withdrawn) = mpsc::unbounded_channel();
+        state.flight.withdraws_at(withdraw);
+        tokio::spawn(withdraw_all(state.clone(), withdrawn));
         tokio::spawn(send_batches(state.clone(), waiting));
         tokio::spawn(send_again(state.clone(), lost, batches.clone()));
         Ok(Outbox { batches, state, listeners })
@@ -348,7 +351,15 @@ async fn submit(state: &State, key: PacketKey, submits: Vec<Submit>) {
         for _ in 0..state.links.len() {
             let place = state.next_link.fetch_add(1, Ordering::Relaxed) % state.links.len();
             match state.links[place].submit_all(submits.clone()) {
-                Ok(()) => return,
+                Ok(()) => {
+                    if let [submit] = &submits[..] {
+                        state.flight.waits(key, Waits { link: place, token: submit.token });
+                        if !state.flight.contains(key) {
+                            state.links[place].withdraw(submit.token);
+                        }
+                    }
+                    return;
+                }
                 Err(SubmitError::Full) => full = true,
                 Err(error @ (SubmitError::Stopped | SubmitError::TooLong)) => {
                     tracing::debug!(%error, "a link did not take a packet");
@@ -372,6 +383,15 @@ async fn submit(state: &State, key: PacketKey, submits: Vec<Submit>) {
 pub fn may_leave_again(packet: &Packet, now: EpochMs) -> bool {
     let trigger = matches!(packet.origin, Origin::Trigger(_));
     packet.state == PacketState::Unknown && !trigger && packet.deadline > now
+}
+
+/// Takes back from the links what must not leave any more.
+async fn withdraw_all(state: Arc<State>, mut withdrawn: mpsc::UnboundedReceiver<Waits>) {
+    while let Some(Waits { link, token }) = withdrawn.recv().await {
+        if let Some(link) = state.links.get(link) {
+            link.withdraw(token);
+        }
+    }
 }
 
 /// Commands that were lost with a link leave again.
@@ -458,6 +478,8 @@ async fn refused(state: &State, token: u64, cause: Refusal) {
         Refusal::Waited | Refusal::Group => Evidence::Abandon,
         // The platform ends: the row says Submitted, and the next start takes it as unknown.
         Refusal::Stopped => return,
+        // What withdrew it has settled it.
+        Refusal::Withdrawn => return,
     };
     state.evidence(part.key, evidence).await;
 }

@@ -148,6 +148,8 @@ pub enum Refusal {
     Group,
     /// The link stopped before it was sent.
     Stopped,
+    /// It was withdrawn while it waited.
+    Withdrawn,
 }
 
 impl fmt::Display for Refusal {
@@ -157,6 +159,7 @@ impl fmt::Display for Refusal {
             Refusal::Waited => f.write_str("waited too long for the link"),
             Refusal::Group => f.write_str("an earlier part of the same message was not sent"),
             Refusal::Stopped => f.write_str("the link stopped"),
+            Refusal::Withdrawn => f.write_str("withdrawn before it was sent"),
         }
     }
 }

@@ -166,6 +166,18 @@ impl Machine {
         Ok(())
     }
 
+    /// Takes a message back that waits and is no part of a longer one; one that has left stays where it is.
+    pub fn withdraw(&mut self, token: u64) {
+        let take = |queue: &mut VecDeque<Waiting>| {
+            let waits = |waiting: &Waiting| waiting.submit.token == token && waiting.submit.group.is_none();
+            queue.iter().position(waits).and_then(|place| queue.remove(place))
+        };
+        if let Some(waiting) = take(&mut self.queue).or_else(|| take(&mut self.again)) {
+            self.pending -= 1;
+            self.refuse(waiting.submit, Refusal::Withdrawn, false);
+        }
+    }
+
     /// Takes what happened.
     pub fn handle(&mut self, now: Duration, input: Input<'_>) {
         match input {

@@ -107,6 +107,7 @@ struct Shared {
 
 enum Order {
     Submit(Submit),
+    Withdraw(u64),
     Answer(Answer, Verdict),
     Shutdown,
 }
@@ -143,6 +144,12 @@ impl LinkHandle {
             self.orders.send(Order::Submit(submit)).map_err(|_| SubmitError::Stopped)?;
         }
         Ok(())
+    }
+
+    /// Takes a message back that has not left yet; its outcome is then [`crate::smpp::Refusal::Withdrawn`].
+    pub fn withdraw(&self, token: u64) {
+        // A link that has stopped sends nothing anyway.
+        let _ = self.orders.send(Order::Withdraw(token));
     }
 
     /// Answers a message from a phone, once it is stored.
@@ -254,6 +261,7 @@ impl Driver {
                         self.report(LinkEvent::Refused { token, cause, temporary: true }).await;
                     }
                 }
+                Order::Withdraw(token) => self.machine.withdraw(token),
                 Order::Answer(answer, verdict) => self.machine.handle(now, Input::Answered(answer, verdict)),
                 Order::Shutdown => self.machine.handle(now, Input::Shutdown),
             }

@@ -147,6 +147,25 @@ fn refused(token: u64, cause: Refusal, temporary: bool) -> LinkEvent {
 }
 
 #[test]
+fn what_waits_can_be_withdrawn_and_what_has_left_cannot() {
+    let mut bench = Bench::bound(LinkConfig { window: 1, ..config() });
+    for token in 1..=3 {
+        bench.machine.submit(s(1), message(token)).unwrap();
+    }
+    for token in [1, 2, 9] {
+        bench.machine.withdraw(token);
+    }
+    assert_eq!(bench.machine.pending(), 1);
+    let reports: Vec<_> = std::iter::from_fn(|| bench.machine.next_command())
+        .filter_map(|command| match command {
+            Command::Report(event) => Some(event),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reports, [refused(2, Refusal::Withdrawn, false)]);
+}
+
+#[test]
 fn the_window_fills_in_one_write_and_answers_free_it_in_one_write() {
     let mut bench = Bench::bound(config());
     for token in 1..=7 {
