@@ -9,4 +9,5 @@ pub mod flow;
 pub mod forecast;
 pub mod fuzz;
 pub mod poll;
+pub mod subscription;
 pub mod trace;

@@ -1,0 +1,24 @@
+//! A card changes its operator: who may ask, what is agreed, and the machine that leads one change to its end.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `settings.rs` | what the platform knows of an operator, what two operators have agreed on |
+//! | `request.rs` | requests with the user's agreement, and whether a change may begin |
+//! | `types.rs` | states, events, commands |
+//! | `change.rs` | one change: its record |
+//! | `machine.rs` | what an event makes of it |
+//!
+//! The shell's rule: load the change, [`Change::handle`] the event, **one durable commit** of the new record with the
+//! commands that are operations of it ([`Command::is_in_commit`]), then the other commands; what comes of each is an
+//! event again. A command may be carried out twice, or not at all when the process ends: every one is idempotent, and
+//! [`Event::Restarted`] and [`Event::Tick`] ask again for what is still missing.
+
+mod change;
+mod request;
+mod settings;
+mod types;
+
+pub use change::*;
+pub use request::*;
+pub use settings::*;
+pub use types::*;
