@@ -2,6 +2,9 @@
 //!
 //! Both sides are here: the network makes a [`Vector`] and opens an AUTS, the card calls [`authenticate`].
 
+use crate::card_file::AuthenticationAlgorithm;
+use crate::milenage::Milenage;
+use crate::tuak::Tuak;
 use subtle::ConstantTimeEq;
 use zeroize::ZeroizeOnDrop;
 
@@ -28,6 +31,83 @@ pub trait AkaFunctions {
     fn f2345(&self, rand: &[u8; 16]) -> Answer;
     /// f5*: the anonymity key of an AUTS.
     fn f5_star(&self, rand: &[u8; 16]) -> [u8; 6];
+}
+
+/// The functions of one subscriber, whichever algorithm it has.
+pub enum Functions {
+    /// 3GPP TS 35.206.
+    Milenage(Milenage),
+    /// 3GPP TS 35.231.
+    Tuak(Tuak),
+}
+
+/// Keys that do not fit an algorithm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{algorithm} takes {expected}; K of {k} and OPc of {opc} bytes are given")]
+pub struct FunctionsError {
+    algorithm: &'static str,
+    expected: &'static str,
+    k: usize,
+    opc: usize,
+}
+
+impl Functions {
+    /// From K and OPc (Milenage: 16 and 16 bytes) or TOPc (TUAK: K of 16 or 32, TOPc of 32 bytes). `iterations` of Keccak,
+    /// usually 1, is for TUAK.
+    ///
+    /// # Errors
+    /// Keys of other sizes.
+    pub fn new(
+        algorithm: AuthenticationAlgorithm,
+        k: &[u8],
+        opc: &[u8],
+        iterations: u8,
+    ) -> Result<Self, FunctionsError> {
+        let expected = match algorithm {
+            AuthenticationAlgorithm::Milenage => "K and OPc of 16 bytes",
+            AuthenticationAlgorithm::Tuak => "K of 16 or 32 bytes, TOPc of 32, 1 to 16 iterations",
+        };
+        let wrong = FunctionsError { algorithm: algorithm.name(), expected, k: k.len(), opc: opc.len() };
+        match algorithm {
+            AuthenticationAlgorithm::Milenage => match (k.try_into(), opc.try_into()) {
+                (Ok(k), Ok(opc)) if iterations == 1 => Ok(Self::Milenage(Milenage::new(k, opc))),
+                _ => Err(wrong),
+            },
+            AuthenticationAlgorithm::Tuak => {
+                Tuak::with_iterations(k, opc, iterations).map(Self::Tuak).map_err(|_| wrong)
+            }
+        }
+    }
+}
+
+impl AkaFunctions for Functions {
+    fn f1(&self, rand: &[u8; 16], sqn: Sqn, amf: [u8; 2]) -> [u8; 8] {
+        match self {
+            Self::Milenage(functions) => functions.f1(rand, sqn, amf),
+            Self::Tuak(functions) => functions.f1(rand, sqn, amf),
+        }
+    }
+
+    fn f1_star(&self, rand: &[u8; 16], sqn: Sqn, amf: [u8; 2]) -> [u8; 8] {
+        match self {
+            Self::Milenage(functions) => functions.f1_star(rand, sqn, amf),
+            Self::Tuak(functions) => functions.f1_star(rand, sqn, amf),
+        }
+    }
+
+    fn f2345(&self, rand: &[u8; 16]) -> Answer {
+        match self {
+            Self::Milenage(functions) => functions.f2345(rand),
+            Self::Tuak(functions) => functions.f2345(rand),
+        }
+    }
+
+    fn f5_star(&self, rand: &[u8; 16]) -> [u8; 6] {
+        match self {
+            Self::Milenage(functions) => functions.f5_star(rand),
+            Self::Tuak(functions) => functions.f5_star(rand),
+        }
+    }
 }
 
 /// A sequence number of 48 bits: SEQ (43 bits), then IND (5 bits), the place in the card's array.
@@ -221,7 +301,6 @@ pub fn gsm_response(res: &[u8; 8]) -> [u8; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::milenage::Milenage;
 
     fn bytes<const N: usize>(hex: &str) -> [u8; N] {
         hex::decode(hex).unwrap().try_into().unwrap()

@@ -8,12 +8,14 @@ mod application;
 mod card;
 mod digits;
 mod moment;
+mod operator;
 mod process;
 mod subscriber;
 
 pub use application::{Aid, ProfileName, Tar};
 pub use card::{Bucket, CardId, Eid, Iccid};
 pub use moment::EpochMs;
+pub use operator::IdMno;
 pub use process::{ChangeId, DeliveryId};
 pub use subscriber::{Imsi, Msisdn};
 

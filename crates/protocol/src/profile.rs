@@ -12,8 +12,8 @@ mod text_forms;
 pub use access::{AccessRule, Authority, Condition, Operation};
 pub use application::{Application, ApplicationKind, KeySetDefinition};
 pub use behaviour::{
-    AdministrationServer, PinSettings, PorPadding, PskIdentityForm, PskSettings, ResponseFraming,
-    RetryTimerCoding, Scp80Behaviour, Scp81Behaviour,
+    AdministrationServer, PersonalizationSettings, PinSettings, PorPadding, PskIdentityForm, PskSettings,
+    ResponseFraming, RetryTimerCoding, Scp80Behaviour, Scp81Behaviour,
 };
 pub use file::{Content, FileDefinition, FilePath, FilePathError, Structure};
 
@@ -63,6 +63,9 @@ pub struct Profile {
     /// How the card's administration over HTTPS behaves.
     #[serde(default)]
     pub scp81: Scp81Behaviour,
+    /// How a change of operator reaches the card, and how its user asks for one.
+    #[serde(default)]
+    pub personalization: PersonalizationSettings,
     /// The OTA key sets of each card.
     pub key_sets: Vec<KeySetDefinition>,
     /// What a secured packet or a script can be for.
@@ -234,6 +237,11 @@ impl Profile {
     }
 
     fn applications_inconsistency(&self) -> Option<String> {
+        let uplink = self.personalization.uplink_tar;
+        if self.application_by_tar(uplink).is_some() {
+            // A card's own message that came back to it would be a command.
+            return Some(format!("personalization: uplink_tar {uplink} belongs to an application"));
+        }
         for (place, application) in self.applications.iter().enumerate() {
             let before = &self.applications[..place];
             if before.iter().any(|other| other.tar == application.tar) {

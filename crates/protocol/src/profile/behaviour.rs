@@ -1,5 +1,7 @@
 //! How a card behaves where standards leave room, or where cards in the field differ.
 
+use crate::ids::Tar;
+use crate::personalization::{OperatorEntry, Protection};
 use serde::{Deserialize, Serialize};
 
 /// What pads the ciphered part of a proof of receipt.
@@ -130,6 +132,37 @@ pub struct AdministrationServer {
     pub uri: String,
     /// Bytes that the device should buffer for the channel.
     pub buffer_bytes: u16,
+}
+
+/// The personalization application of the profile's cards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PersonalizationSettings {
+    /// How the admin code protects a message.
+    pub protection: Protection,
+    /// Wrong admin codes before the application locks, 1 to 15.
+    pub attempts: u8,
+    /// What the card's own messages are for; a TAR that none of its applications has.
+    pub uplink_tar: Tar,
+    /// Where the card's own messages go, digits with or without a plus; empty: it sends none.
+    pub service_number: String,
+    /// Whether the card offers a menu for changing the operator.
+    pub menu: bool,
+    /// The operators of the menu until the card has been given others.
+    pub operators: Vec<OperatorEntry>,
+}
+
+impl Default for PersonalizationSettings {
+    fn default() -> Self {
+        Self {
+            protection: Protection::AdminCode,
+            attempts: 5,
+            uplink_tar: Tar([0xBF, 0xFF, 0x21]),
+            service_number: String::new(),
+            menu: false,
+            operators: Vec::new(),
+        }
+    }
 }
 
 /// PINs and administrative codes of the profile's cards.
