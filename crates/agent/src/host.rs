@@ -139,6 +139,8 @@ impl Host {
             Command::Clear => around.show(Shown::Clear),
             Command::IdleText(text) => around.show(Shown::Idle(text)),
             Command::Notice(notice) => around.show(Shown::Notice(notice)),
+            // Nobody here has asked.
+            Command::Authenticated { id } => drop(self.device.take_authentication(id)),
             // `next_request` hands these out.
             Command::Reset | Command::Transmit(_) => {}
         }

@@ -12,8 +12,8 @@
 //! In every state `PowerOff` leads to `Off` and `CardLost` to `Failed`; messages, data and expired timers are kept
 //! until the card can be told. An answer that nobody waits for is dropped.
 //!
-//! Priorities in `Idle`: 1 a proactive command to fetch, 2 data for an open channel, 3 a dropped channel, 4 expired
-//! timers, 5 short messages, 6 the location, 7 a menu selection, 8 the poll interval.
+//! Priorities in `Idle`: 1 a proactive command to fetch, 2 a challenge to answer, 3 data for an open channel, 4 a dropped
+//! channel, 5 expired timers, 6 short messages, 7 the location, 8 a menu selection, 9 the poll interval.
 //!
 //! Deadlines exist where the time belongs to the card or to a person: timers, poll interval, prompts, another attempt
 //! after 9300. How long a connection or a submission may take is the shell's to decide, which always answers.
@@ -21,8 +21,9 @@
 use std::collections::VecDeque;
 
 use simtide_protocol::apdu::StatusWord;
-use simtide_protocol::ids::{EpochMs, Imsi};
+use simtide_protocol::ids::{EpochMs, Iccid, Imsi};
 
+use crate::authenticate::Challenges;
 use crate::channel::Channel;
 use crate::event::{Command, Event, LinkId, Menu, Notice, SmsReport, UserAction};
 use crate::inbox::{Inbox, Message};
@@ -68,6 +69,9 @@ pub struct Device {
     pub(crate) chosen: Option<u8>,
     pub(crate) poll: Option<PollInterval>,
     pub(crate) location_due: bool,
+    pub(crate) challenges: Challenges,
+    /// Which card the messages of the inbox are for.
+    inbox_card: Option<Iccid>,
     fetch: Option<u8>,
     fetches: u32,
     busy_until: Option<EpochMs>,
@@ -104,6 +108,7 @@ pub(crate) enum Purpose {
     /// Reading the card; after a REFRESH its details, for the terminal response.
     Start(Step, Option<Details>),
     Fetch,
+    Challenge(u64),
     Response,
     Data(LinkId),
     Dropped(LinkId),
@@ -131,6 +136,16 @@ pub(crate) struct PollInterval {
     pub due: bool,
 }
 
+impl Exchange {
+    /// The challenge that the card is answering.
+    pub(crate) fn challenge(&self) -> Option<u64> {
+        match self.purpose {
+            Purpose::Challenge(id) => Some(id),
+            _ => None,
+        }
+    }
+}
+
 impl Device {
     /// A device that is switched off.
     pub fn new(settings: Settings) -> Self {
@@ -148,6 +163,8 @@ impl Device {
             chosen: None,
             poll: None,
             location_due: false,
+            challenges: Challenges::default(),
+            inbox_card: None,
             fetch: None,
             fetches: 0,
             busy_until: None,
@@ -214,6 +231,7 @@ impl Device {
             Event::CardLost => {}
             Event::CardReset(atr) => self.card_reset(&atr),
             Event::CardAnswer(answer) => self.card_answer(now, &answer),
+            Event::Authenticate { id, rand, autn } => self.challenge(id, rand, autn),
             Event::Attached => self.location_due = self.wants(EVENT_LOCATION_STATUS),
             Event::Sms { id, service_center, tpdu } => self.sms(Message::new(id, service_center, tpdu)),
             Event::SubmitOutcome { reference, accepted } => self.submit_outcome(reference, accepted),
@@ -253,6 +271,7 @@ impl Device {
     }
 
     fn end_session(&mut self) {
+        self.give_up_challenges();
         for channel in self.channels.drain(..) {
             self.commands.push_back(Command::CloseChannel { link: channel.link });
         }
@@ -309,6 +328,7 @@ impl Device {
 
     fn started(&mut self, refresh: Option<Details>) {
         self.state = State::Idle;
+        self.keep_inbox_to_its_card();
         if self.attached != self.files.imsi {
             if let Some(imsi) = self.attached.take() {
                 self.commands.push_back(Command::Detach { imsi });
@@ -320,6 +340,17 @@ impl Device {
         }
         if let Some(details) = refresh {
             self.respond(details, response::result::OK, &[]);
+        }
+    }
+
+    /// Another card than before the reset may lie in the device: it gets no messages of the first.
+    fn keep_inbox_to_its_card(&mut self) {
+        let before = std::mem::replace(&mut self.inbox_card, self.files.iccid);
+        if before.is_none() || before == self.files.iccid {
+            return;
+        }
+        for message in self.inbox.take() {
+            self.report(message.id, SmsReport::Refused { cause: CAUSE_BUSY, data: Vec::new() });
         }
     }
 
@@ -384,6 +415,7 @@ impl Device {
                 }
             }
             Purpose::Fetch => self.fetched(now, &exchange.answer, succeeded),
+            Purpose::Challenge(id) => self.challenge_answered(id, &exchange.answer, status),
             Purpose::Sms => self.sms_answered(now, exchange.answer, status, exchange.refused),
             // What a busy card could not take is offered again.
             Purpose::Data(link) if busy => self.with_channel(link, |channel| channel.tell_data = true),
@@ -420,6 +452,9 @@ impl Device {
             return;
         }
         self.busy_until = None;
+        if self.offer_challenge() {
+            return;
+        }
         if let Some((envelope, purpose)) = self.next_envelope(now) {
             self.exchange(envelope, purpose);
         } else if let Some(poll) = self.poll.as_mut().filter(|poll| poll.due) {

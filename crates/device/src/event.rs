@@ -20,6 +20,15 @@ pub enum Event {
     CardAnswer(Vec<u8>),
     /// The card does not answer any more: taken out, or its port failed.
     CardLost,
+    /// The card is to answer a challenge; [`Command::Authenticated`] with the same `id` follows.
+    Authenticate {
+        /// Chosen by who asks, given back.
+        id: u64,
+        /// RAND.
+        rand: [u8; 16],
+        /// AUTN.
+        autn: [u8; 16],
+    },
     /// The network accepted the attach.
     Attached,
     /// The network hands over a short message. It waits for one [`Command::ReportSms`] with the same `id`.
@@ -80,6 +89,11 @@ pub enum Command {
     Reset,
     /// Hand this command APDU to the card and answer with [`Event::CardAnswer`].
     Transmit(Vec<u8>),
+    /// The challenge with this id has its answer: [`crate::Device::take_authentication`].
+    Authenticated {
+        /// The id of [`Event::Authenticate`].
+        id: u64,
+    },
     /// Tell the network who is here.
     Attach {
         /// The identity on the card.

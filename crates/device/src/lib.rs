@@ -9,6 +9,7 @@ pub mod fuzz;
 pub mod proactive;
 pub mod text;
 
+mod authenticate;
 mod channel;
 mod event;
 mod execute;
@@ -19,6 +20,7 @@ mod response;
 mod startup;
 mod timers;
 
+pub use authenticate::{AkaAnswer, Authentication, CHALLENGES_MAX};
 pub use channel::{CHANNELS_MAX, RECEIVE_BUFFER_BYTES_MAX, SEND_BUFFER_BYTES_MAX};
 pub use device::{BUSY_ATTEMPTS_MAX, BUSY_RETRY_S, Device, FETCHES_PER_SESSION_MAX, FOLLOW_UPS_MAX};
 pub use event::{Command, Event, LinkId, Menu, Notice, Prompt, SmsReport, UserAction};
