@@ -108,7 +108,10 @@ pub enum Verb<C> {
     /// End.
     Stop,
     /// Cards have joined: look at the line from the top again.
-    AudienceGrew,
+    AudienceGrew {
+        /// The lanes that its audience can stand in now; those it knows already are not lost.
+        lanes: Vec<Lane>,
+    },
 }
 
 /// What the engine wants done.
@@ -276,8 +279,11 @@ impl<C: Copy + Ord> Engine<C> {
             Verb::Restore(saved) => Run::restored(campaign, *saved),
             Verb::Pause => return self.with(campaign, |run, commands| run.pause(commands)),
             Verb::Resume => return self.with(campaign, |run, commands| run.resume(now, commands)),
-            Verb::AudienceGrew => {
-                return self.with(campaign, |run, commands| run.look_again(now, commands));
+            Verb::AudienceGrew { lanes } => {
+                return self.with(campaign, |run, commands| {
+                    run.widen(&lanes);
+                    run.look_again(now, commands);
+                });
             }
             Verb::Stop => return self.runs.retain(|run| run.number() != campaign),
         };

@@ -39,6 +39,17 @@ pub struct Saved<C> {
     pub failed: u64,
 }
 
+impl<C> Saved<C> {
+    /// Adds lanes that it does not know, at their tops: an operator has joined.
+    pub fn widen(&mut self, lanes: &[Lane]) {
+        for lane in lanes {
+            if !self.lanes.iter().any(|(known, ..)| known == lane) {
+                self.lanes.push((*lane, None, false));
+            }
+        }
+    }
+}
+
 /// One campaign at work.
 #[derive(Debug, Clone)]
 pub(super) struct Run<C> {
@@ -200,6 +211,12 @@ impl<C: Copy + Ord> Run<C> {
             self.kept.paused = false;
             self.look_again(now, commands);
         }
+    }
+
+    /// Adds lanes; a look at the whole line follows.
+    pub(super) fn widen(&mut self, lanes: &[Lane]) {
+        self.kept.widen(lanes);
+        self.rows = page_rows(self.kept.lanes.len());
     }
 
     /// Looks at the whole line again, because cards may stand in it above the cursor: after a pause, or when

@@ -350,8 +350,9 @@ fn cards_that_join_are_found_and_the_others_keep_their_backoff() {
     shell.now = START.plus_ms(2 * HOUR);
     shell.tick(1);
     assert_eq!(shell.sent.last(), Some(&(29, 2)));
-    shell.cards.insert(60, row(2, 60));
-    shell.verb(Verb::AudienceGrew);
+    // In a lane that was not there at the start: its operator is new.
+    shell.cards.insert(60, row(5, 60));
+    shell.verb(Verb::AudienceGrew { lanes: (0..6).map(lane).collect() });
     shell.tick(1);
     assert_eq!(shell.sent.last(), Some(&(60, 2)));
     shell.tick(10);

@@ -152,24 +152,22 @@ impl Campaigns {
             if !matches!(state, Some(CampaignState::Running | CampaignState::Paused)) {
                 continue;
             }
+            let Some(campaign) = read_started(&self.core.catalogue(), record) else { continue };
+            let lanes = match self.lanes(campaign.tenant, &campaign.definition.audience).await {
+                Ok(lanes) => lanes,
+                Err(error) => {
+                    tracing::error!(campaign = record.id.0, %error, "a campaign cannot go on");
+                    continue;
+                }
+            };
             let note: Note = serde_json::from_str(&record.progress_note).unwrap_or_default();
             let verb = match note.saved {
                 Some(mut saved) => {
                     saved.paused = state == Some(CampaignState::Paused);
+                    saved.widen(&lanes);
                     Verb::Restore(Box::new(saved))
                 }
-                None => match read_started(&self.core.catalogue(), record) {
-                    Some(campaign) => {
-                        match self.lanes(campaign.tenant, &campaign.definition.audience).await {
-                            Ok(lanes) => Verb::Start { settings: campaign.definition.settings, lanes },
-                            Err(error) => {
-                                tracing::error!(campaign = record.id.0, %error, "a campaign cannot go on");
-                                continue;
-                            }
-                        }
-                    }
-                    None => continue,
-                },
+                None => Verb::Start { settings: campaign.definition.settings, lanes },
             };
             self.tell(record.id, verb).await;
         }
@@ -350,7 +348,10 @@ impl Campaigns {
     pub async fn audience_grew(&self) {
         self.publish(&*self.records.lock().await);
         for campaign in self.started().iter().filter(|one| one.state == CampaignState::Running) {
-            self.tell(campaign.id, Verb::AudienceGrew).await;
+            match self.lanes(campaign.tenant, &campaign.definition.audience).await {
+                Ok(lanes) => self.tell(campaign.id, Verb::AudienceGrew { lanes }).await,
+                Err(error) => tracing::error!(%error, "a campaign does not see the cards that have joined"),
+            }
         }
     }
 
