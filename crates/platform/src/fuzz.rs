@@ -119,6 +119,7 @@ fn work(choice: u8) -> Vec<Work> {
     let actions = [Action::FileUpdate(update), Action::AppletDelete(AppletDelete { aid, related: false })];
     let steps = actions.map(|action| Step { action, tar: None, on_failure: on_failure.clone() });
     let content = Content {
+        provides: std::collections::BTreeMap::new(),
         repeatable: choice & 0x01 == 0,
         variants: BTreeMap::from([(crate::content::ANY_PROFILE.to_owned(), steps.to_vec())]),
     };

@@ -57,6 +57,10 @@ pub struct Content {
     /// again where it may have run. Not repeatable unless said otherwise.
     #[serde(default)]
     pub repeatable: bool,
+    /// What a card has afterwards, by name and version: `{"applet:A0000000010203": "1.4"}`. A card that is known to
+    /// have all of it, in these versions or later ones, is not given it by a delivery.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub provides: BTreeMap<String, String>,
     /// Steps by name of the card profile, or `*`.
     pub variants: BTreeMap<String, Vec<Step>>,
 }

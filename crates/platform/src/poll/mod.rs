@@ -35,6 +35,7 @@ pub use record::{
 };
 
 use crate::content::{Failing, PreparedStep};
+pub(crate) use script::mark_script;
 use script::{Layout, Wrapping};
 use simtide_protocol::ids::EpochMs;
 use simtide_protocol::poll_date::{self, MarkPhase};

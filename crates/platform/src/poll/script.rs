@@ -83,6 +83,17 @@ fn mark_commands(
     }
 }
 
+/// The commands that write the mark of a step of this kind into the card, as a packet of a delivery carries them.
+pub(crate) fn mark_script(
+    profile: &Profile,
+    step: &PreparedStep,
+    number: u32,
+    at: u8,
+    phase: MarkPhase,
+) -> Vec<Vec<u8>> {
+    mark_commands(profile, step.kind, step.root.as_ref(), &mark(number, at, phase))
+}
+
 fn date_commands(profile: &Profile, root: Option<&FilePath>, date: EpochMs) -> Vec<Vec<u8>> {
     let file = PollFile { next_s: 0, period_s: 0, retry_delay_s: 0, retries: 0 }.with_next(date).encode();
     let date = &file[usize::from(DATE_OFFSET)..usize::from(DATE_OFFSET) + 4];
