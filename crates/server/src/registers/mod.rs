@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`checked`] | the border: an answer is checked before anybody uses it |
 //! | [`memory`] | a register in memory with faults on request, for tests and simulations |
+//! | [`pool`] | identities and keys of a register, in a file of their own |
 //!
 //! Every verb is idempotent: the change (or, for a first personalization, the card) is its key, and a verb that is
 //! repeated answers as the first time. An effect whose outcome is not known is [`RegisterError::Unknown`]: ask again
@@ -22,6 +23,7 @@
 
 pub mod checked;
 pub mod memory;
+pub mod pool;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;

@@ -222,6 +222,45 @@ impl Vault {
         }
     }
 
+    /// Seals a record that is no card's: `place` names where it belongs and is authenticated with it. The answer begins
+    /// with the version of the data key.
+    ///
+    /// # Errors
+    /// Where no data key works.
+    pub fn seal_at(&self, place: &[u8], role: Role, plain: &[u8]) -> Result<Vec<u8>, VaultError> {
+        let version = self.version();
+        let body = self.data_key(version)?.seal(&associated_place(place, role, version), plain)?;
+        Ok([&version.to_be_bytes()[..], &body].concat())
+    }
+
+    /// Opens a record of [`Vault::seal_at`]. Counts it; many at once raise an alarm.
+    ///
+    /// # Errors
+    /// Where the record is damaged or belongs elsewhere, or its data key is missing or broken.
+    pub fn unseal_at(
+        &self,
+        place: &[u8],
+        role: Role,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        self.meter.opened(role);
+        let Some((version, body)) = sealed.split_first_chunk::<2>() else {
+            self.meter.damaged();
+            return Err(VaultError::Quarantined(role));
+        };
+        let version = u16::from_be_bytes(*version);
+        let key = self.data_key(version)?;
+        match key.open(&associated_place(place, role, version), body) {
+            Some(plain) => Ok(plain),
+            None if !key.is_well() => Err(VaultError::Broken(version)),
+            None => {
+                self.meter.damaged();
+                tracing::error!(role = role.name(), "a sealed record is damaged and was set aside");
+                Err(VaultError::Quarantined(role))
+            }
+        }
+    }
+
     fn unseal_of(&self, card: &CardRecord, role: Role) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
         let sealed = match role {
             Role::Ota => &card.sealed.ota,
@@ -277,6 +316,14 @@ impl DataKey {
         self.cipher.decrypt_inout_detached(&nonce, associated, plain.as_mut_slice().into(), &tag).ok()?;
         Some(plain)
     }
+}
+
+/// No card's record begins so: the length of a card id is never 255.
+const PLACE_MARK: [u8; 5] = [0xFF; 5];
+
+/// mark | role | version | place.
+fn associated_place(place: &[u8], role: Role, version: u16) -> Vec<u8> {
+    [&PLACE_MARK[..], &[role.code()], &version.to_be_bytes(), place].concat()
 }
 
 /// tenant | card id | role | version, the card id with its length.

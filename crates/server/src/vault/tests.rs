@@ -173,3 +173,23 @@ fn bulk_opening_raises_one_alarm_a_minute() {
         assert_eq!(vault.counts().alarms, u64::from(opened > 5));
     }
 }
+
+#[test]
+fn a_record_of_no_card_opens_only_in_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let vault = vault(&directory);
+    let sealed = vault.seal_at(b"pool 001010000000001", Role::Subscription, b"key").unwrap();
+    let open = |place: &[u8], role, sealed: &[u8]| {
+        vault.unseal_at(place, role, sealed).ok().map(|plain| plain.to_vec())
+    };
+    let place = b"pool 001010000000001";
+    assert_eq!(open(place, Role::Subscription, &sealed), Some(b"key".to_vec()));
+    assert_eq!(open(b"pool 001010000000002", Role::Subscription, &sealed), None);
+    assert_eq!(open(place, Role::AdminCode, &sealed), None);
+    for at in 0..sealed.len() {
+        let mut damaged = sealed.clone();
+        damaged[at] ^= 1;
+        assert_eq!(open(place, Role::Subscription, &damaged), None);
+    }
+    assert_eq!(open(place, Role::Subscription, &sealed[..1]), None);
+}
