@@ -162,17 +162,28 @@ impl CardSession for Session {
     }
 
     async fn ended(mut self, _how: Ended) {
-        let Some(visit) = &mut self.visit else { return };
-        if let Some(Command::Commit(record)) = visit.dialogue.handle(Event::Broken)
-            && let Err(error) = commit(&self.place, visit, record).await
-        {
+        if let Err(error) = self.break_off().await {
             tracing::error!(%error, "the end of a session was not stored");
         }
     }
 }
 
 impl Session {
+    /// The dialogue under way, if there is one, has come to nothing.
+    async fn break_off(&mut self) -> Result<(), StoreError> {
+        if let Some(mut visit) = self.visit.take()
+            && let Some(Command::Commit(record)) = visit.dialogue.handle(Event::Broken)
+        {
+            commit(&self.place, &mut visit, record).await?;
+        }
+        Ok(())
+    }
+
     async fn answer(&mut self, request: Request) -> Result<Answer, StoreError> {
+        if self.visit.is_some() && request.script_status.is_none() {
+            // No word on the script that it was given: the card has begun anew on its connection.
+            self.break_off().await?;
+        }
         let (visit, mut command) = match &mut self.visit {
             None => {
                 let Some((visit, command)) = begin(&self.place, request.resume).await? else {
