@@ -74,7 +74,12 @@ async fn store(cards: u32, now: EpochMs) -> Arc<ModelStore> {
     let platform = store.acquire(Group::Platform, "test").await.unwrap();
     let rows = [
         DirectoryRow::Tenant { id: TENANT, name: "tenant".into() },
-        DirectoryRow::Operator { id: OperatorId(1), tenant: TENANT, name: "operator".into() },
+        DirectoryRow::Operator {
+            id: OperatorId(1),
+            tenant: TENANT,
+            name: "operator".into(),
+            settings: String::new(),
+        },
         DirectoryRow::Profile { id: ProfileId(1), name: "standard".into(), text: STANDARD_TEXT.into() },
     ];
     let ops: Vec<Op> = rows.into_iter().map(Op::PutDirectory).collect();
@@ -283,6 +288,27 @@ async fn a_card_that_comes_back_does_not_wait_for_the_session_that_it_has_left()
     let mut rest = Vec::new();
     let _ = left.read_to_end(&mut rest).await;
     assert!(rest.is_empty(), "the session that was left has ended without another word");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_says_nothing_of_the_script_before_begins_anew() {
+    let now = simtide_server::clock::Clock::REAL.now();
+    let store = store(1, now).await;
+    let platform = start(&store, None).await;
+    let campaign = platform.campaigns.create(TENANT, "update", &file_update(true)).await.unwrap();
+    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    let mut stream = connect(platform.port.address(), 0).await;
+    let first = Request::first("/poll".parse().unwrap(), "ota".parse().unwrap(), "card".parse().unwrap());
+    let mut decoder = ResponseDecoder::new(Limits::default());
+    let mut scripts = Vec::new();
+    for _ in 0..2 {
+        stream.write_all(&first.encode(Framing::ContentLength)).await.unwrap();
+        scripts.push(receive(&mut stream, &mut decoder).await.body);
+    }
+    assert_eq!(scripts[0], scripts[1]);
+    let card = store.card(CardId::from(iccid(0))).await.unwrap().unwrap();
+    assert!(!card.hot.applied.has(1), "nobody has said that the script ran");
     platform.stop().await;
 }
 

@@ -165,6 +165,8 @@ pub fn packet_view(packet: &Packet) -> PacketView {
         Origin::Trigger(campaign) => ("trigger", Some(campaign.0)),
         Origin::Command(campaign) => ("command", Some(campaign.0)),
         Origin::Request => ("request", None),
+        Origin::Change(_) => ("change", None),
+        Origin::Delivery(_) => ("delivery", None),
     };
     let (state, status) = match packet.state {
         PacketState::Queued => ("queued", None),

@@ -39,7 +39,7 @@ fn first_rows() -> Vec<Op> {
     let (tenant, operator) = (TenantId(1), OperatorId(1));
     [
         DirectoryRow::Tenant { id: tenant, name: "default".to_owned() },
-        DirectoryRow::Operator { id: operator, tenant, name: "home".to_owned() },
+        DirectoryRow::Operator { id: operator, tenant, name: "home".to_owned(), settings: String::new() },
         DirectoryRow::Profile {
             id: ProfileId(1),
             name: Profile::standard().name.as_str().to_owned(),
@@ -200,7 +200,7 @@ impl Catalogue {
                     }
                     names[bit].clone_from(name);
                 }
-                DirectoryRow::Operator { id, tenant, name } => {
+                DirectoryRow::Operator { id, tenant, name, .. } => {
                     catalogue.operators.push((*id, *tenant, name.clone()));
                 }
                 DirectoryRow::DeviceKind { code, name } => {

@@ -87,7 +87,9 @@ impl Flight {
     pub fn takes_off(&self, row: &store::Packet, parts: u8) {
         let purpose = match row.origin {
             Origin::Trigger(_) => Purpose::Trigger,
-            Origin::Command(_) | Origin::Request => Purpose::Command,
+            Origin::Command(_) | Origin::Request | Origin::Change(_) | Origin::Delivery(_) => {
+                Purpose::Command
+            }
         };
         let reserved =
             delivery::Packet::reserved(purpose, row.key.key_set, row.key.counter, parts, row.deadline);

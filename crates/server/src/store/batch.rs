@@ -3,6 +3,7 @@
 use simtide_platform::card::CardState;
 use simtide_protocol::ids::{Bucket, CardId, EpochMs, Msisdn, Tar};
 
+use super::cases::{CaseRow, SubscriptionChange};
 use super::types::*;
 
 /// Operations of a batch at most.
@@ -11,6 +12,8 @@ pub const BATCH_OPS_MAX: usize = 16_384;
 pub const TRIGGER_CARDS_MAX: usize = 1_000;
 /// Campaigns of a tenant whose number may still be open on some card.
 pub const CAMPAIGNS_RUNNING_MAX: u32 = 64;
+/// Bit in a key set's index that marks the counter of a card's own requests, received, not given.
+pub const UPLINK_COUNTER: u8 = 0x80;
 /// By how much counters jump after a restore from backup (trust invariant C2).
 pub const COUNTER_JUMP: u64 = 1 << 20;
 
@@ -92,6 +95,15 @@ pub enum Op {
     Packet(PacketChange),
     /// Rows for an explicit list, retries, opt-outs.
     Exception(ExceptionChange),
+    /// Writes a case. Outcome `Done`; otherwise nothing of it **and nothing after it in the batch** is written, and the
+    /// operations after it answer `Skipped`: `Conflict` where the row has another version, `OpenCase` where the card has
+    /// another open change, `Missing` where there is no such card.
+    PutCase {
+        /// The row.
+        row: Box<CaseRow>,
+        /// The version that it replaces; `None`: it is new.
+        version_before: Option<u32>,
+    },
     /// Adds lines to a card's history.
     History {
         /// The card.
@@ -119,13 +131,15 @@ pub enum Op {
         /// The new place.
         cursor: Cursor,
     },
-    /// After a restore from backup: every counter of the group jumps by [`COUNTER_JUMP`].
+    /// After a restore from backup: every counter of the group jumps by [`COUNTER_JUMP`], but those of cards' own requests
+    /// ([`UPLINK_COUNTER`]), which the cards raise.
     JumpCounters,
-    /// Deletes closed packets and history older than these times, a bounded number at once. Outcome `Count`.
+    /// Deletes closed packets, and history and closed deliveries, older than these times, a bounded number at once. Closed
+    /// changes stay: they are what a card has been. Outcome `Count`.
     Purge {
         /// Closed packets whose deadline lies before.
         packets_before: EpochMs,
-        /// History lines before.
+        /// History lines and deliveries that began before.
         history_before: EpochMs,
     },
 
@@ -175,6 +189,8 @@ pub enum CardChange {
     NextPoll(EpochMs),
     /// New sealed records.
     Sealed(SealedKeys),
+    /// Another identity, and a line in the card's list of identities. Claim and release the aliases beside it.
+    Subscription(Box<SubscriptionChange>),
     /// Raises the last counter given of a key set; a lower value changes nothing.
     RaiseCounter {
         /// Key set.
@@ -301,6 +317,12 @@ pub enum Outcome {
     Done,
     /// Already so, or in a final state: nothing was written.
     Unchanged,
+    /// A case has moved on since it was read: read it again.
+    Conflict,
+    /// Another change of the card is open, with this id.
+    OpenCase(u64),
+    /// A case before it in the batch was not written, so it was not either.
+    Skipped,
     /// No such card, campaign or packet: nothing was written.
     Missing,
     /// The alias belongs to this card.

@@ -7,6 +7,7 @@
 //! answers what it found; what follows is decided by `simtide_platform`.
 
 pub mod batch;
+pub mod cases;
 pub mod model;
 pub mod rules;
 pub mod sqlite;
@@ -19,6 +20,7 @@ use simtide_platform::card::CardState;
 use simtide_protocol::ids::{Bucket, CardId, EpochMs};
 
 pub use batch::*;
+pub use cases::*;
 pub use types::*;
 
 /// Rows of a page at most.
@@ -146,6 +148,17 @@ pub trait Store: Send + Sync {
     fn open_packets(&self, card: CardId) -> Answer<'_, Vec<Packet>>;
     /// One packet.
     fn packet(&self, key: PacketKey) -> Answer<'_, Option<Packet>>;
+    /// The packets of a card with the highest counters of a key set, highest first, closed ones too: a proof may come for a
+    /// packet that was given up.
+    fn latest_packets(&self, card: CardId, key_set: u8, rows_max: usize) -> Answer<'_, Vec<Packet>>;
+    /// One case, whatever its card.
+    fn case(&self, kind: CaseKind, id: u64) -> Answer<'_, Option<CaseRow>>;
+    /// Cases of a card, latest first.
+    fn cases_of(&self, card: CardId, kind: CaseKind, rows_max: usize) -> Answer<'_, Vec<CaseRow>>;
+    /// Cases of a bucket.
+    fn cases(&self, query: CaseQuery) -> Answer<'_, Page<CaseRow>>;
+    /// Identities that a card has and had, latest first; none where it never changed.
+    fn identities(&self, card: CardId, rows_max: usize) -> Answer<'_, Vec<IdentityRow>>;
     /// Open packets of a bucket whose deadline is over (`due`), or all of them (`None`, after a restart), after a key.
     fn packets(
         &self,

@@ -31,6 +31,8 @@ struct State {
     audit: Vec<AuditRow>,
     idempotency: BTreeMap<(TenantId, String), IdempotencyRow>,
     import_jobs: BTreeMap<[u8; 32], ImportJob>,
+    cases: BTreeMap<(CaseKind, u64), CaseRow>,
+    identities: BTreeMap<CardId, Vec<IdentityRow>>,
 }
 
 impl ModelStore {
@@ -185,6 +187,43 @@ impl Store for ModelStore {
         now(Ok(self.state().packets.get(&key).cloned()))
     }
 
+    fn latest_packets(&self, card: CardId, key_set: u8, rows_max: usize) -> Answer<'_, Vec<Packet>> {
+        let state = self.state();
+        let of_set = |packet: &&Packet| packet.key.card == card && packet.key.key_set == key_set;
+        let rows = state.packets.values().rev().filter(of_set).take(rows_max.min(PAGE_ROWS_MAX));
+        now(Ok(rows.cloned().collect()))
+    }
+
+    fn case(&self, kind: CaseKind, id: u64) -> Answer<'_, Option<CaseRow>> {
+        now(Ok(self.state().cases.get(&(kind, id)).cloned()))
+    }
+
+    fn cases_of(&self, card: CardId, kind: CaseKind, rows_max: usize) -> Answer<'_, Vec<CaseRow>> {
+        let state = self.state();
+        let of_card = state.cases.values().filter(|row| row.card == card && row.kind == kind);
+        let mut rows: Vec<CaseRow> = of_card.cloned().collect();
+        rows.sort_by_key(|row| std::cmp::Reverse((row.at, row.id)));
+        rows.truncate(rows_max.min(PAGE_ROWS_MAX));
+        now(Ok(rows))
+    }
+
+    fn cases(&self, query: CaseQuery) -> Answer<'_, Page<CaseRow>> {
+        if let Err(error) = rules::check_rows(query.rows_max) {
+            return now(Err(error));
+        }
+        let state = self.state();
+        let of_bucket = state.cases.values().filter(|row| self.layout.bucket(row.card) == query.bucket);
+        let mut rows: Vec<CaseRow> = of_bucket.filter(|row| query.shows(row)).cloned().collect();
+        rows.sort_by_key(|row| (query.due_until.and(row.due), row.id));
+        now(Ok(cut(rows, query.rows_max)))
+    }
+
+    fn identities(&self, card: CardId, rows_max: usize) -> Answer<'_, Vec<IdentityRow>> {
+        let state = self.state();
+        let rows = state.identities.get(&card).into_iter().flatten().rev();
+        now(Ok(rows.take(rows_max.min(PAGE_ROWS_MAX)).copied().collect()))
+    }
+
     fn packets(
         &self,
         bucket: Bucket,
@@ -269,7 +308,13 @@ impl State {
     fn apply_all(&mut self, layout: Layout, group: Group, batch: &Batch) -> Result<Committed, StoreError> {
         let mut outcomes = Vec::with_capacity(batch.ops.len());
         for op in &batch.ops {
-            outcomes.push(self.apply(layout, group, op)?);
+            let outcome = self.apply(layout, group, op)?;
+            let stops = matches!(op, Op::PutCase { .. }) && outcome != Outcome::Done;
+            outcomes.push(outcome);
+            if stops {
+                outcomes.resize(batch.ops.len(), Outcome::Skipped);
+                break;
+            }
         }
         Ok(Committed { outcomes })
     }
@@ -293,6 +338,10 @@ impl State {
                 self.cards.insert(new.record.id, new);
                 Outcome::Done
             }
+            Op::ChangeCard { card, change: CardChange::Subscription(change) } => {
+                self.subscription(*card, change)
+            }
+            Op::PutCase { row, version_before } => self.put_case(row, *version_before),
             Op::ChangeCard { card, change } => self.on_card(*card, |new| {
                 rules::change_card(&mut new.record, &mut new.hot, &mut new.counters, change);
             }),
@@ -328,7 +377,8 @@ impl State {
             }
             Op::JumpCounters => {
                 let cards = self.cards.values_mut().filter(|new| layout.group_of(new.record.id) == group);
-                for (_, counter) in cards.flat_map(|new| new.counters.iter_mut()) {
+                let counters = cards.flat_map(|new| new.counters.iter_mut());
+                for (_, counter) in counters.filter(|(key_set, _)| key_set & UPLINK_COUNTER == 0) {
                     *counter = (*counter + COUNTER_JUMP).min(rules::COUNTER_MAX);
                 }
                 Outcome::Done
@@ -389,6 +439,36 @@ impl State {
     fn on_card(&mut self, card: CardId, change: impl FnOnce(&mut NewCard)) -> Outcome {
         let Some(new) = self.cards.get_mut(&card) else { return Outcome::Missing };
         change(new);
+        Outcome::Done
+    }
+
+    fn put_case(&mut self, row: &CaseRow, version_before: Option<u32>) -> Outcome {
+        if !self.cards.contains_key(&row.card) {
+            return Outcome::Missing;
+        }
+        let found = self.cases.get(&(row.kind, row.id)).map(|row| row.version);
+        let other = self.cases.values().find(|other| {
+            other.card == row.card && other.kind == row.kind && other.open && other.id != row.id
+        });
+        match rules::grant_case(row, version_before, found, other.map(|other| other.id)) {
+            Ok(()) => {
+                self.cases.insert((row.kind, row.id), row.clone());
+                Outcome::Done
+            }
+            Err(outcome) => outcome,
+        }
+    }
+
+    fn subscription(&mut self, card: CardId, change: &SubscriptionChange) -> Outcome {
+        let Some(new) = self.cards.get_mut(&card) else { return Outcome::Missing };
+        let identities = self.identities.entry(card).or_default();
+        let added = rules::identity_rows(&new.record, new.hot.operator, identities.last(), change);
+        if added.is_empty() {
+            return Outcome::Unchanged;
+        }
+        identities.extend(added);
+        let change = CardChange::Subscription(Box::new(change.clone()));
+        rules::change_card(&mut new.record, &mut new.hot, &mut new.counters, &change);
         Outcome::Done
     }
 
@@ -462,7 +542,7 @@ impl State {
 
     fn packet(&mut self, change: &PacketChange) -> Outcome {
         let Some(packet) = self.packets.get_mut(&change.key) else { return Outcome::Missing };
-        if !packet.state.is_open() {
+        if !packet.state.may_become(change.state) {
             return Outcome::Unchanged;
         }
         packet.state = change.state;
@@ -502,6 +582,12 @@ impl State {
         self.packets.retain(|key, packet| {
             let old = !packet.state.is_open() && packet.deadline < packets_before;
             let gone = old && layout.group_of(key.card) == group;
+            count += u64::from(gone);
+            !gone
+        });
+        self.cases.retain(|_, row| {
+            let old = row.kind == CaseKind::Delivery && !row.open && row.at < history_before;
+            let gone = old && layout.group_of(row.card) == group;
             count += u64::from(gone);
             !gone
         });

@@ -5,6 +5,7 @@ use simtide_platform::card::CardState;
 use simtide_protocol::ids::{Bucket, CardId, EpochMs};
 
 use super::batch::*;
+use super::cases::{CASE_BODY_BYTES_MAX, CASE_SEALED_BYTES_MAX, CaseRow, IdentityRow, SubscriptionChange};
 use super::types::*;
 use super::{BUCKETS_MAX, PAGE_ROWS_MAX, StoreError};
 
@@ -81,6 +82,11 @@ impl Layout {
             if self.group_of_op(op).is_some_and(|needed| needed != group) {
                 return Err(StoreError::Misuse("an operation belongs to another group"));
             }
+            if let Op::PutCase { row, .. } = op
+                && (row.body.len() > CASE_BODY_BYTES_MAX || row.sealed.len() > CASE_SEALED_BYTES_MAX)
+            {
+                return Err(StoreError::Misuse("a case is too large"));
+            }
             if let Op::Trigger(trigger) = op {
                 if trigger.cards.len() > TRIGGER_CARDS_MAX {
                     return Err(StoreError::Misuse("too many cards in a trigger"));
@@ -106,6 +112,7 @@ impl Layout {
             Op::Trigger(trigger) => self.group(trigger.bucket),
             Op::Command(command) => self.group_of(command.card),
             Op::Packet(change) => self.group_of(change.key.card),
+            Op::PutCase { row, .. } => self.group_of(row.card),
             Op::Exception(ExceptionChange::Put(row)) => self.group_of(row.card),
             Op::Exception(ExceptionChange::Remove { card, .. }) => self.group_of(*card),
             Op::Progress { bucket, .. } | Op::Cursor { bucket, .. } => self.group(*bucket),
@@ -283,6 +290,54 @@ pub fn filter_shows(filter: &super::CardFilter, hot: &CardHot) -> bool {
         && filter.next_poll_before.is_none_or(|before| hot.next_poll < before)
 }
 
+/// Whether a case is written: what is there under its id, and the card's other open case of its kind.
+pub fn grant_case(
+    row: &CaseRow,
+    version_before: Option<u32>,
+    found: Option<u32>,
+    other_open: Option<u64>,
+) -> Result<(), Outcome> {
+    if found != version_before {
+        return Err(Outcome::Conflict);
+    }
+    match other_open {
+        Some(other) if row.open && row.kind == super::CaseKind::Change => Err(Outcome::OpenCase(other)),
+        _ => Ok(()),
+    }
+}
+
+/// Lines that a change adds to a card's identities; none where it has brought its identity already.
+pub fn identity_rows(
+    record: &CardRecord,
+    operator: OperatorId,
+    latest: Option<&IdentityRow>,
+    change: &SubscriptionChange,
+) -> Vec<IdentityRow> {
+    if latest.is_some_and(|row| row.change == Some(change.change)) {
+        return Vec::new();
+    }
+    let card = record.id;
+    let first = IdentityRow {
+        card,
+        sequence: 0,
+        since: None,
+        imsi: record.imsi,
+        msisdn: record.msisdn,
+        operator,
+        change: None,
+    };
+    let next = IdentityRow {
+        card,
+        sequence: latest.map_or(0, |row| row.sequence) + 1,
+        since: Some(change.at),
+        imsi: Some(change.imsi),
+        msisdn: change.msisdn,
+        operator: change.operator,
+        change: Some(change.change),
+    };
+    if latest.is_some() { vec![next] } else { vec![first, next] }
+}
+
 /// Applies one change of a card to its rows.
 pub fn change_card(
     record: &mut CardRecord,
@@ -296,6 +351,12 @@ pub fn change_card(
         CardChange::Msisdn(msisdn) => record.msisdn = *msisdn,
         CardChange::NextPoll(date) => hot.next_poll = *date,
         CardChange::Sealed(sealed) => record.sealed = sealed.clone(),
+        CardChange::Subscription(change) => {
+            record.imsi = Some(change.imsi);
+            record.msisdn = change.msisdn;
+            record.sealed.subscription.clone_from(&change.sealed_subscription);
+            hot.operator = change.operator;
+        }
         CardChange::RaiseCounter { key_set, counter } => {
             match counters.iter_mut().find(|(index, _)| index == key_set) {
                 Some((_, last)) => *last = (*last).max(*counter),

@@ -1,7 +1,7 @@
 //! The rows of the store as values: what reads return and what a batch carries.
 
 use simtide_platform::card::{Applied, CardState};
-use simtide_protocol::ids::{CardId, Eid, EpochMs, Iccid, Imsi, Msisdn, Tar};
+use simtide_protocol::ids::{CardId, ChangeId, DeliveryId, Eid, EpochMs, Iccid, Imsi, Msisdn, Tar};
 
 /// Owner of cards and OTA keys; never changes with the operator of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -203,9 +203,14 @@ pub enum Origin {
     Command(CampaignId),
     /// Asked for by a user, outside of campaigns.
     Request,
+    /// Belongs to a change of operator. Without data it carries the personalization, which holds keys and is rebuilt from
+    /// the change and its sealed record; with data it asks the card where the change stands.
+    Change(ChangeId),
+    /// Belongs to a delivery.
+    Delivery(DeliveryId),
 }
 
-/// Where a packet stands. The last four are final: nothing replaces them.
+/// Where a packet stands. The last four are final: nothing replaces them, but a card's proof that it was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PacketState {
     /// Reserved; no byte has left.
@@ -233,6 +238,11 @@ impl PacketState {
     pub fn is_open(self) -> bool {
         use PacketState::*;
         matches!(self, Queued | Submitted | Accepted | Delivered | Unknown)
+    }
+
+    /// Whether a row in this state takes that one: an open row every state, a refused, expired or abandoned one a proof.
+    pub fn may_become(self, next: PacketState) -> bool {
+        self.is_open() || (!matches!(self, PacketState::Proven(_)) && matches!(next, PacketState::Proven(_)))
     }
 }
 
@@ -424,6 +434,8 @@ pub enum DirectoryRow {
         tenant: TenantId,
         /// Unique name.
         name: String,
+        /// `simtide_platform::subscription::OperatorSettings` as JSON; empty: none.
+        settings: String,
     },
     /// What two operators have agreed on.
     Agreement {
@@ -431,7 +443,7 @@ pub enum DirectoryRow {
         from: OperatorId,
         /// The other side.
         to: OperatorId,
-        /// Terms, as JSON.
+        /// `simtide_platform::subscription::AgreementTerms` as JSON.
         terms: String,
     },
     /// A card profile.

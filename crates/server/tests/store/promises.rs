@@ -351,7 +351,7 @@ async fn small_rows_audit_and_answers_are_kept() {
         let lease = store.acquire(Group::Platform, "test").await.unwrap();
         let rows = vec![
             DirectoryRow::Tenant { id: TENANT, name: "Example".into() },
-            DirectoryRow::Operator { id: OPERATOR, tenant: TENANT, name: "Example Mobile".into() },
+            DirectoryRow::Operator { id: OPERATOR, tenant: TENANT, name: "Example Mobile".into(), settings: "{}".into() },
             DirectoryRow::Agreement { from: OPERATOR, to: OperatorId(9), terms: "{}".into() },
             DirectoryRow::Profile {
                 id: ProfileId(3),

@@ -36,7 +36,7 @@ impl From<StoreError> for ApplyFault {
     }
 }
 
-type Applied<T> = Result<T, ApplyFault>;
+pub(super) type Applied<T> = Result<T, ApplyFault>;
 
 /// The open transaction of a group.
 pub(super) struct Apply<'c> {
@@ -46,7 +46,16 @@ pub(super) struct Apply<'c> {
 
 impl Apply<'_> {
     pub(super) fn batch(&self, batch: &Batch) -> Applied<Committed> {
-        let outcomes = batch.ops.iter().map(|op| self.op(op)).collect::<Applied<_>>()?;
+        let mut outcomes = Vec::with_capacity(batch.ops.len());
+        for op in &batch.ops {
+            let outcome = self.op(op)?;
+            let stops = matches!(op, Op::PutCase { .. }) && outcome != Outcome::Done;
+            outcomes.push(outcome);
+            if stops {
+                outcomes.resize(batch.ops.len(), Outcome::Skipped);
+                break;
+            }
+        }
         Ok(Committed { outcomes })
     }
 
@@ -75,6 +84,7 @@ impl Apply<'_> {
             Op::Command(command) => self.command(command),
             Op::Packet(change) => self.packet(change),
             Op::Exception(change) => self.exception(change),
+            Op::PutCase { row, version_before } => self.put_case(row, *version_before),
             Op::History { card, lines } => {
                 lines.iter().try_for_each(|line| self.history_line(*card, line))?;
                 Ok(Outcome::Done)
@@ -88,8 +98,8 @@ impl Apply<'_> {
                 Ok(Outcome::Done)
             }
             Op::JumpCounters => {
-                let sql = "UPDATE card_counter SET counter = min(counter + ?1, ?2)";
-                self.run(sql, params![signed(COUNTER_JUMP), signed(rules::COUNTER_MAX)])?;
+                let sql = "UPDATE card_counter SET counter = min(counter + ?1, ?2) WHERE key_set < ?3";
+                self.run(sql, params![signed(COUNTER_JUMP), signed(rules::COUNTER_MAX), UPLINK_COUNTER])?;
                 Ok(Outcome::Done)
             }
             Op::Purge { packets_before, history_before } => self.purge(packets_before.0, history_before.0),
@@ -97,20 +107,20 @@ impl Apply<'_> {
         }
     }
 
-    fn bucket(&self, card: CardId) -> u16 {
+    pub(super) fn bucket(&self, card: CardId) -> u16 {
         self.layout.bucket(card).0
     }
 
-    fn run(&self, sql: &str, values: &[&dyn ToSql]) -> Applied<usize> {
+    pub(super) fn run(&self, sql: &str, values: &[&dyn ToSql]) -> Applied<usize> {
         Ok(self.connection.prepare_cached(sql)?.execute(values)?)
     }
 
     /// `Done` where a row was changed, else `otherwise`.
-    fn changed(&self, sql: &str, values: &[&dyn ToSql], otherwise: Outcome) -> Applied<Outcome> {
+    pub(super) fn changed(&self, sql: &str, values: &[&dyn ToSql], otherwise: Outcome) -> Applied<Outcome> {
         Ok(if self.run(sql, values)? > 0 { Outcome::Done } else { otherwise })
     }
 
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         sql: &str,
         values: &[&dyn ToSql],
@@ -228,6 +238,7 @@ impl Apply<'_> {
                     Outcome::Missing,
                 )
             }
+            CardChange::Subscription(change) => self.subscription(card, change),
             CardChange::RaiseCounter { key_set, counter } => {
                 if self.hot(card)?.is_none() {
                     return Ok(Outcome::Missing);
@@ -238,7 +249,7 @@ impl Apply<'_> {
         }
     }
 
-    fn hot(&self, card: CardId) -> Applied<Option<CardHot>> {
+    pub(super) fn hot(&self, card: CardId) -> Applied<Option<CardHot>> {
         self.one(HOT_ROW, params![self.bucket(card), card.as_bytes()], |row| hot_at(row, 0))
     }
 
@@ -292,9 +303,9 @@ impl Apply<'_> {
         let bucket = self.bucket(card);
         let raise = "UPDATE card_counter SET counter = ?4 WHERE bucket = ?1 AND card = ?2 AND key_set = ?3";
         self.run(raise, params![bucket, card.as_bytes(), key_set, signed(counter)])?;
-        let (origin, campaign) = origin_code(packet.origin);
+        let (origin, origin_id) = origin_code(packet.origin);
         let (state, detail) = packet_state_code(packet.state);
-        let insert = "INSERT INTO packet (bucket, card, key_set, counter, origin, campaign, tar, spi, state, \
+        let insert = "INSERT INTO packet (bucket, card, key_set, counter, origin, origin_id, tar, spi, state, \
              state_detail, at, deadline, message_ids, data) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, NULL, ?13)";
         self.run(
@@ -305,7 +316,7 @@ impl Apply<'_> {
                 key_set,
                 signed(counter),
                 origin,
-                campaign,
+                origin_id,
                 tar_number(packet.tar),
                 packet.spi,
                 state,
@@ -357,7 +368,8 @@ impl Apply<'_> {
         let deadline = change.deadline.map(|deadline| deadline.0);
         let update = "UPDATE packet SET state = ?5, state_detail = ?6, message_ids = coalesce(?7, message_ids), \
              deadline = coalesce(?8, deadline) \
-             WHERE bucket = ?1 AND card = ?2 AND key_set = ?3 AND counter = ?4 AND state < 5";
+             WHERE bucket = ?1 AND card = ?2 AND key_set = ?3 AND counter = ?4 \
+             AND (state < 5 OR (state > 5 AND ?5 = 5))";
         let values = params![bucket, card.as_bytes(), key_set, counter, state, detail, ids, deadline];
         if self.run(update, values)? > 0 {
             return Ok(Outcome::Done);
@@ -436,7 +448,8 @@ impl Apply<'_> {
     fn purge(&self, packets_before: i64, history_before: i64) -> Applied<Outcome> {
         let limit = rules::PURGE_ROWS_MAX as i64;
         let count = self.run(PURGE_PACKETS, params![packets_before, limit])?
-            + self.run(PURGE_HISTORY, params![history_before, limit])?;
+            + self.run(PURGE_HISTORY, params![history_before, limit])?
+            + self.run(super::cases::PURGE_DELIVERIES, params![history_before, limit])?;
         Ok(Outcome::Count(count as u64))
     }
 
@@ -515,9 +528,10 @@ impl Apply<'_> {
             DirectoryRow::Tenant { id, name } => {
                 put("INSERT OR REPLACE INTO tenant (id, name) VALUES (?1, ?2)", params![id.0, name])
             }
-            DirectoryRow::Operator { id, tenant, name } => {
-                let sql = "INSERT OR REPLACE INTO operator (id, tenant, name) VALUES (?1, ?2, ?3)";
-                put(sql, params![id.0, tenant.0, name])
+            DirectoryRow::Operator { id, tenant, name, settings } => {
+                let sql =
+                    "INSERT OR REPLACE INTO operator (id, tenant, name, settings) VALUES (?1, ?2, ?3, ?4)";
+                put(sql, params![id.0, tenant.0, name, settings])
             }
             DirectoryRow::Agreement { from, to, terms } => {
                 let sql = "INSERT OR REPLACE INTO agreement (from_operator, to_operator, terms) VALUES (?1, ?2, ?3)";

@@ -3,7 +3,7 @@
 use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError};
 use simtide_platform::card::{Applied, CardState};
-use simtide_protocol::ids::{CardId, EpochMs, Tar};
+use simtide_protocol::ids::{CardId, ChangeId, DeliveryId, EpochMs, Tar};
 
 use crate::store::*;
 
@@ -120,14 +120,17 @@ fn packet_state(code: u8, detail: u32) -> Read<PacketState> {
 }
 
 /// Columns of `packet` in the order that [`packet_at`] reads them.
-pub(super) const PACKET_COLUMNS: &str = "card, key_set, counter, origin, campaign, tar, spi, state, state_detail, at, deadline, message_ids, data";
+pub(super) const PACKET_COLUMNS: &str = "card, key_set, counter, origin, origin_id, tar, spi, state, state_detail, at, deadline, message_ids, data";
 
 pub(super) fn packet_at(row: &Row<'_>) -> Read<Packet> {
-    let campaign = column::<Option<u32>>(row, 4)?.map(CampaignId);
-    let origin = match (column::<u8>(row, 3)?, campaign) {
-        (0, Some(campaign)) => Origin::Trigger(campaign),
-        (1, Some(campaign)) => Origin::Command(campaign),
-        (2, None) => Origin::Request,
+    let id: Option<i64> = column(row, 4)?;
+    let campaign = id.and_then(|id| u32::try_from(id).ok()).map(CampaignId);
+    let origin = match (column::<u8>(row, 3)?, id, campaign) {
+        (0, _, Some(campaign)) => Origin::Trigger(campaign),
+        (1, _, Some(campaign)) => Origin::Command(campaign),
+        (2, None, _) => Origin::Request,
+        (3, Some(id), _) => Origin::Change(ChangeId(id.cast_unsigned())),
+        (4, Some(id), _) => Origin::Delivery(DeliveryId(id.cast_unsigned())),
         _ => return Err(RowFault::Corrupt("packet origin")),
     };
     let [_, tar @ ..] = column::<u32>(row, 5)?.to_be_bytes();
@@ -154,11 +157,13 @@ pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-pub(super) fn origin_code(origin: Origin) -> (u8, Option<u32>) {
+pub(super) fn origin_code(origin: Origin) -> (u8, Option<i64>) {
     match origin {
-        Origin::Trigger(campaign) => (0, Some(campaign.0)),
-        Origin::Command(campaign) => (1, Some(campaign.0)),
+        Origin::Trigger(campaign) => (0, Some(i64::from(campaign.0))),
+        Origin::Command(campaign) => (1, Some(i64::from(campaign.0))),
         Origin::Request => (2, None),
+        Origin::Change(id) => (3, Some(id.0.cast_signed())),
+        Origin::Delivery(id) => (4, Some(id.0.cast_signed())),
     }
 }
 

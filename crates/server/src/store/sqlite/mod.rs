@@ -4,6 +4,7 @@
 //! directory belongs to one process, by a lock on it.
 
 mod apply;
+mod cases;
 mod codec;
 mod read;
 mod writer;
@@ -25,7 +26,7 @@ use super::rules::{self, Layout};
 use super::*;
 
 /// Version of the tables; another one is refused.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// The tables.
 const SCHEMA: &str = include_str!("schema.sql");
 /// Reading connections kept per file.
@@ -315,6 +316,36 @@ impl Store for SqliteStore {
 
     fn packet(&self, key: PacketKey) -> Answer<'_, Option<Packet>> {
         self.read(self.layout.group_of(key.card), move |reads| reads.packet(key))
+    }
+
+    fn latest_packets(&self, card: CardId, key_set: u8, rows_max: usize) -> Answer<'_, Vec<Packet>> {
+        self.read(self.layout.group_of(card), move |reads| reads.latest_packets(card, key_set, rows_max))
+    }
+
+    fn case(&self, kind: CaseKind, id: u64) -> Answer<'_, Option<CaseRow>> {
+        Box::pin(async move {
+            for file in &self.groups {
+                if let Some(row) = file.clone().read(move |reads| reads.case(kind, id)).await? {
+                    return Ok(Some(row));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    fn cases_of(&self, card: CardId, kind: CaseKind, rows_max: usize) -> Answer<'_, Vec<CaseRow>> {
+        self.read(self.layout.group_of(card), move |reads| reads.cases_of(card, kind, rows_max))
+    }
+
+    fn cases(&self, query: CaseQuery) -> Answer<'_, Page<CaseRow>> {
+        if let Err(error) = rules::check_rows(query.rows_max) {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        self.read(self.layout.group(query.bucket), move |reads| reads.cases(&query))
+    }
+
+    fn identities(&self, card: CardId, rows_max: usize) -> Answer<'_, Vec<IdentityRow>> {
+        self.read(self.layout.group_of(card), move |reads| reads.identities(card, rows_max))
     }
 
     fn packets(

@@ -12,7 +12,7 @@ use crate::store::*;
 /// The hot statements, each with what its query plan must say: a search by these columns, no scan, no sorting.
 pub(super) fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
     let (next, last) = (Order::NextPoll, Order::LastUpdate);
-    vec![
+    let mut all = vec![
         ("card", record_sql(), "SEARCH card USING PRIMARY KEY (bucket=? AND card=?)"),
         ("hot row", hot_sql(), "SEARCH card_hot USING PRIMARY KEY (bucket=? AND card=?)"),
         ("counters", COUNTERS.into(), "SEARCH card_counter USING PRIMARY KEY (bucket=? AND card=?)"),
@@ -47,7 +47,9 @@ pub(super) fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
         ("history", history_sql(), "SEARCH history USING PRIMARY KEY (bucket=? AND card=? AND at<?)"),
         ("packets to delete", PURGE_PACKETS.into(), "USING INDEX packet_closed (deadline<?)"),
         ("history to delete", PURGE_HISTORY.into(), "USING COVERING INDEX history_by_time (at<?)"),
-    ]
+    ];
+    all.extend(super::cases::hot_statements());
+    all
 }
 
 const COUNTERS: &str =
@@ -358,10 +360,15 @@ impl Reads<'_> {
         let mut all = rows(connection, "SELECT id, name FROM tenant ORDER BY id", &[], |row| {
             Ok(DirectoryRow::Tenant { id: TenantId(row.get(0)?), name: row.get(1)? })
         })?;
-        all.extend(rows(connection, "SELECT id, tenant, name FROM operator ORDER BY id", &[], |row| {
-            let (id, tenant) = (OperatorId(row.get(0)?), TenantId(row.get(1)?));
-            Ok(DirectoryRow::Operator { id, tenant, name: row.get(2)? })
-        })?);
+        all.extend(rows(
+            connection,
+            "SELECT id, tenant, name, settings FROM operator ORDER BY id",
+            &[],
+            |row| {
+                let (id, tenant) = (OperatorId(row.get(0)?), TenantId(row.get(1)?));
+                Ok(DirectoryRow::Operator { id, tenant, name: row.get(2)?, settings: row.get(3)? })
+            },
+        )?);
         let agreements =
             "SELECT from_operator, to_operator, terms FROM agreement ORDER BY from_operator, to_operator";
         all.extend(rows(connection, agreements, &[], |row| {
@@ -429,7 +436,7 @@ impl Reads<'_> {
     }
 }
 
-fn rows<T>(
+pub(super) fn rows<T>(
     connection: &Connection,
     sql: &str,
     values: &[&dyn ToSql],
@@ -444,7 +451,7 @@ fn rows<T>(
     Ok(found)
 }
 
-fn first<T>(
+pub(super) fn first<T>(
     connection: &Connection,
     sql: &str,
     values: &[&dyn ToSql],

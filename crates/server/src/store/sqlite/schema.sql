@@ -75,7 +75,7 @@ CREATE TABLE IF NOT EXISTS packet (
   key_set      INTEGER NOT NULL,
   counter      INTEGER NOT NULL,
   origin       INTEGER NOT NULL,
-  campaign     INTEGER,
+  origin_id    INTEGER,
   tar          INTEGER NOT NULL,
   spi          INTEGER NOT NULL,
   state        INTEGER NOT NULL,
@@ -101,6 +101,43 @@ CREATE TABLE IF NOT EXISTS exception (
   PRIMARY KEY (bucket, card, campaign)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS exception_due ON exception (bucket, campaign, status, retry_at, card);
+
+-- What lasts on one card: kind 0 a change of operator, 1 a delivery. Ids are numbers with the highest bit inverted, so
+-- that they keep their order. Rows are long and have a row id.
+CREATE TABLE IF NOT EXISTS card_case (
+  bucket  INTEGER NOT NULL,
+  card    BLOB NOT NULL,
+  kind    INTEGER NOT NULL,
+  id      INTEGER NOT NULL,
+  tenant  INTEGER NOT NULL,
+  at      INTEGER NOT NULL,
+  state   INTEGER NOT NULL,
+  open    INTEGER NOT NULL,
+  due     INTEGER,
+  version INTEGER NOT NULL,
+  body    BLOB NOT NULL,
+  sealed  BLOB NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS card_case_id ON card_case (kind, id);
+CREATE INDEX IF NOT EXISTS card_case_by_id ON card_case (kind, bucket, id);
+CREATE INDEX IF NOT EXISTS card_case_of_card ON card_case (bucket, card, kind, at, id);
+CREATE INDEX IF NOT EXISTS card_case_open ON card_case (bucket, card, kind, id) WHERE open = 1;
+CREATE INDEX IF NOT EXISTS card_case_open_by_id ON card_case (kind, bucket, id) WHERE open = 1;
+CREATE INDEX IF NOT EXISTS card_case_due ON card_case (kind, bucket, due, id) WHERE open = 1 AND due IS NOT NULL;
+CREATE INDEX IF NOT EXISTS card_case_closed ON card_case (at) WHERE open = 0 AND kind = 1;
+
+-- Identities that a card has and had; 0 is the one of its import. No rows: it never changed.
+CREATE TABLE IF NOT EXISTS card_identity (
+  bucket   INTEGER NOT NULL,
+  card     BLOB NOT NULL,
+  sequence INTEGER NOT NULL,
+  since    INTEGER,
+  imsi     INTEGER,
+  msisdn   INTEGER,
+  operator INTEGER NOT NULL,
+  change   INTEGER,
+  PRIMARY KEY (bucket, card, sequence)
+) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS history (
   bucket   INTEGER NOT NULL,
@@ -158,7 +195,12 @@ CREATE TABLE IF NOT EXISTS campaign (
 );
 
 CREATE TABLE IF NOT EXISTS tenant (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS operator (id INTEGER PRIMARY KEY, tenant INTEGER NOT NULL, name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS operator (
+  id       INTEGER PRIMARY KEY,
+  tenant   INTEGER NOT NULL,
+  name     TEXT NOT NULL,
+  settings TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS agreement (
   from_operator INTEGER NOT NULL,
   to_operator   INTEGER NOT NULL,
