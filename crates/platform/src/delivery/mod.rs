@@ -6,6 +6,8 @@ mod milestone;
 mod packet;
 mod packing;
 mod status;
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 pub use bearer::{Bearer, Bearers, Presence, Settings, Urgency, order};
