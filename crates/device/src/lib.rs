@@ -6,7 +6,11 @@
 
 pub mod device;
 pub mod fuzz;
+pub mod inbound;
+pub mod outbound;
 pub mod proactive;
+pub mod queues;
+pub mod sat;
 pub mod text;
 
 mod authenticate;
