@@ -163,6 +163,11 @@ impl Flight {
         self.lock().flying.contains_key(&key)
     }
 
+    /// Why a packet under way exists.
+    pub fn origin(&self, key: PacketKey) -> Option<Origin> {
+        self.lock().flying.get(&key).map(|flying| flying.origin)
+    }
+
     /// The row was settled before the packet could leave.
     pub fn forget(&self, key: PacketKey) {
         let mut packets = self.lock();

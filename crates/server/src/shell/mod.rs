@@ -44,7 +44,7 @@ use self::core::Core;
 use self::flight::Flight;
 use self::keyring::Keyring;
 use self::planning::{Planning, Results, Trace, WISHES_MAX};
-use self::proofs::{Answers, INCOMING_MAX};
+use self::proofs::{Answers, INCOMING_MAX, Proofs};
 use self::sending::{Outbox, Outgoing};
 use self::sessions::{Inner, Sessions};
 use self::tide::Tide;
@@ -66,6 +66,8 @@ pub struct Platform {
     pub tide: Arc<Tide>,
     /// Latest answers of cards to commands.
     pub answers: Arc<Answers>,
+    /// Where everything ends that cards say outside of sessions.
+    pub proofs: Arc<Proofs>,
     /// Where cards connect.
     pub port: Arc<CardPort>,
     stop: watch::Sender<bool>,
@@ -104,9 +106,10 @@ impl Platform {
         let (wish, wishes) = mpsc::channel(WISHES_MAX);
         let campaigns = Arc::new(Campaigns::open(core.clone(), wish).await?);
         let (arrive, incoming) = mpsc::channel(INCOMING_MAX);
-        let outbox = Outbox::start(core.clone(), flight.clone(), arrive)?;
         let answers = Arc::new(Answers::default());
-        tokio::spawn(proofs::listen(core.clone(), flight.clone(), answers.clone(), incoming));
+        let proofs = Arc::new(Proofs::new(core.clone(), flight.clone(), answers.clone()));
+        let outbox = Outbox::start(core.clone(), flight.clone(), proofs.clone(), arrive)?;
+        tokio::spawn(proofs::listen(proofs.clone(), incoming));
         recover(&core, &flight, &outbox).await?;
         let results = Arc::new(Results::default());
         let sessions = Sessions::new(Inner {
@@ -132,7 +135,7 @@ impl Platform {
         };
         let planning = Mutex::new(Some(tokio::spawn(planning.run(wishes, stopped))));
         campaigns.restore().await;
-        Ok(Platform { core, campaigns, flight, outbox, tide, answers, port, stop, planning })
+        Ok(Platform { core, campaigns, flight, outbox, tide, answers, proofs, port, stop, planning })
     }
 
     /// Cards or profiles have been added: looks at everything anew.

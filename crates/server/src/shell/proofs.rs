@@ -1,31 +1,39 @@
-//! Messages from phones: proofs of receipt, matched to the open commands of their card.
+//! What cards say: proofs of receipt, matched to the commands that they answer, and requests of their own.
 //!
-//! A proof names no key set: the open packets of the card are tried, few by limit. It counts only if its checksum
-//! verifies and its TAR and counter are those of one open command; what is not authenticated is reported and moves
-//! nothing.
+//! Every bearer ends here: short messages by the SMSC, and packets that a device brings over IP. A proof names no key
+//! set: the latest packets of the card are tried, few by limit. It counts only if its checksum verifies and its TAR and
+//! counter are those of one command; what is not authenticated is reported and moves nothing. A request counts only
+//! if the card's keys open it and its counter is higher than every one before, which is durable with its first effect.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use simtide_platform::delivery::Evidence;
+use simtide_platform::delivery::{self, Change, Evidence, Purpose};
 use simtide_protocol::ids::CardId;
+use simtide_protocol::personalization::{Uplink, UplinkHead};
 use simtide_protocol::scp80::{self, Counter, Response, ResponseStatus};
-use simtide_protocol::sms::{Arrival, Element, Limits, Reassembly};
+use simtide_protocol::second_layer;
+use simtide_protocol::sms::{Arrival, Assembled, Element, Limits, Reassembly};
 use tokio::sync::mpsc;
 
 use super::core::Core;
-use super::flight::{Flight, Moved};
+use super::flight::{Flight, from_machine, to_machine};
 use super::sealing;
 use super::sending::{Incoming, card_of};
 use crate::smpp::Verdict;
 use crate::store::{
-    Card, Cause, HistoryLine, HistoryResult, Op, Origin, Packet, PacketChange, PacketKey, StoreError,
+    Answer, Card, CardChange, Cause, HistoryLine, HistoryResult, Op, Origin, Packet, PacketChange, PacketKey,
+    PacketState, StoreError, UPLINK_COUNTER,
 };
 
 /// Messages from phones that wait.
 pub const INCOMING_MAX: usize = 4_096;
 /// Answers of cards that are remembered for those who asked.
 const ANSWERS_MAX: usize = 10_000;
+/// Packets of a key set, closed ones too, that a proof is tried on.
+const LATEST_MAX: usize = 16;
+/// Requests of different cards that are looked at at once.
+const TURNS: usize = 64;
 /// Incomplete messages from phones.
 const LIMITS: Limits = Limits { open_max: 10_000, size_max: 16_384, timeout_ms: 10 * 60_000 };
 
@@ -63,70 +71,330 @@ impl Answers {
     }
 }
 
-/// Takes messages from phones until the links end.
-pub async fn listen(
+/// What became of a packet from a card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrived {
+    /// It answers this command; durable.
+    Proof(PacketKey, ResponseStatus),
+    /// The command was proven before; nothing has changed.
+    Repeated(PacketKey),
+    /// It answers this command and is not authenticated: reported, and nothing has moved.
+    Hearsay(PacketKey),
+    /// A request of the card, taken in; durable. What became of it is told to the card.
+    Request,
+    /// A request that was used before; nothing has changed.
+    Replayed,
+    /// A part of a message; others are missing.
+    Part,
+    /// It fits nothing that is open, or cannot be read.
+    Refused,
+}
+
+impl From<Arrived> for second_layer::Verdict {
+    fn from(arrived: Arrived) -> second_layer::Verdict {
+        match arrived {
+            Arrived::Proof(..) | Arrived::Request | Arrived::Part => second_layer::Verdict::Accepted,
+            Arrived::Repeated(_) | Arrived::Replayed => second_layer::Verdict::Repeated,
+            Arrived::Hearsay(_) | Arrived::Refused => second_layer::Verdict::Refused,
+        }
+    }
+}
+
+/// An authenticated answer to a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The packet.
+    pub key: PacketKey,
+    /// Why it exists.
+    pub origin: Origin,
+    /// Its receiver.
+    pub tar: simtide_protocol::ids::Tar,
+    /// Whether it carried data of its row.
+    pub has_data: bool,
+    /// Response status code.
+    pub status: ResponseStatus,
+    /// The application's answer.
+    pub data: Vec<u8>,
+}
+
+/// Who follows packets of its own: changes of operator, deliveries.
+pub trait Follower: Send + Sync {
+    /// A card has answered one of its packets. `ops` move the packet's row: they are committed together with what
+    /// follows from the answer, before this returns.
+    fn proven<'a>(&'a self, card: &'a Card, proof: Proof, ops: Vec<Op>) -> Answer<'a, ()>;
+
+    /// A packet's validity has ended without a proof, or the network has given it up. It may still arrive.
+    fn lost(&self, key: PacketKey, origin: Origin) -> Answer<'_, ()>;
+}
+
+/// Who takes what cards ask for by themselves.
+pub trait Requests: Send + Sync {
+    /// A card has said something, authenticated, with a counter that is new. `raise` makes the counter used: it is
+    /// committed together with what follows, before this returns.
+    fn said<'a>(&'a self, card: &'a Card, uplink: Uplink, counter: Counter, raise: Op) -> Answer<'a, ()>;
+}
+
+/// Takes in what cards say.
+pub struct Proofs {
     core: Arc<Core>,
     flight: Arc<Flight>,
     answers: Arc<Answers>,
-    mut incoming: mpsc::Receiver<Incoming>,
-) {
-    let mut reassembly = Reassembly::new(LIMITS);
+    reassembly: Mutex<Reassembly<CardId>>,
+    changes: OnceLock<Arc<dyn Follower>>,
+    deliveries: OnceLock<Arc<dyn Follower>>,
+    requests: OnceLock<Arc<dyn Requests>>,
+    /// By a card's hash: a request that comes by two bearers at once is seen as one.
+    turns: [tokio::sync::Mutex<()>; TURNS],
+}
+
+/// Takes messages from phones until the links end.
+pub async fn listen(proofs: Arc<Proofs>, mut incoming: mpsc::Receiver<Incoming>) {
     while let Some(Incoming { link, message }) = incoming.recv().await {
         let mut verdict = Verdict::Taken;
         if message.udhi {
-            match card_of(&core, &message.source).await {
-                Ok(Some(card)) => match reassembly.accept(core.now(), card, &message.user_data) {
-                    Ok(Arrival::Whole(whole)) if whole.contains(Element::RESPONSE_PACKET) => {
-                        if let Err(error) = proof(&core, &flight, &answers, card, &whole.data).await {
-                            tracing::error!(%error, "a proof of receipt was not stored; the SMSC brings it again");
-                            verdict = Verdict::Later;
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(error) => tracing::info!(%error, "a message from a phone is not readable"),
-                },
-                Ok(None) => tracing::debug!("a message came from a number that no card has"),
-                Err(error) => {
-                    tracing::error!(%error, "a message from a phone waits for the store");
-                    verdict = Verdict::Later;
+            let arrived = match card_of(&proofs.core, &message.source).await {
+                Ok(Some(card)) => proofs.message_arrived(card, &message.user_data).await.map(|_| ()),
+                Ok(None) => {
+                    tracing::debug!("a message came from a number that no card has");
+                    Ok(())
                 }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = arrived {
+                tracing::error!(%error, "a message from a phone was not stored; the SMSC brings it again");
+                verdict = Verdict::Later;
             }
         }
         link.answer(message.answer, verdict);
     }
 }
 
-/// Finds the command that a response packet answers and makes durable what it proves.
-async fn proof(
-    core: &Core,
-    flight: &Flight,
-    answers: &Answers,
-    card: CardId,
-    packet: &[u8],
-) -> Result<(), StoreError> {
-    let tar = match scp80::response_tar(packet) {
-        Ok(tar) => tar,
-        Err(error) => {
-            tracing::info!(%error, "a response packet is malformed");
-            return Ok(());
+impl Proofs {
+    /// Nobody follows yet.
+    pub fn new(core: Arc<Core>, flight: Arc<Flight>, answers: Arc<Answers>) -> Proofs {
+        Proofs {
+            core,
+            flight,
+            answers,
+            reassembly: Mutex::new(Reassembly::new(LIMITS)),
+            changes: OnceLock::new(),
+            deliveries: OnceLock::new(),
+            requests: OnceLock::new(),
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
         }
-    };
-    let Some(row) = core.store.card(card).await? else { return Ok(()) };
-    let open = core.store.open_packets(card).await?;
-    let commands = open.iter().filter(|one| one.tar == tar && !matches!(one.origin, Origin::Trigger(_)));
-    for command in commands {
-        let Some(response) = read(core, &row, command, packet) else { continue };
-        let key = command.key;
-        let Response { header, data, authenticated } = response;
-        answers.add(CardAnswer { key, status: header.status, data, authenticated });
-        if authenticated {
-            return prove(core, flight, key, header.status, &open).await;
-        }
-        tracing::info!(status = %header.status, "a card answered without authentication; nothing moves");
-        return Ok(());
     }
-    tracing::info!("a proof of receipt matches no open command of its card");
-    Ok(())
+
+    /// Who follows packets of changes. Once per process.
+    pub fn follow_changes(&self, follower: Arc<dyn Follower>) {
+        let _ = self.changes.set(follower);
+    }
+
+    /// Who follows packets of deliveries. Once per process.
+    pub fn follow_deliveries(&self, follower: Arc<dyn Follower>) {
+        let _ = self.deliveries.set(follower);
+    }
+
+    /// Who takes requests of cards. Once per process.
+    pub fn take_requests(&self, requests: Arc<dyn Requests>) {
+        let _ = self.requests.set(requests);
+    }
+
+    /// Who follows packets of this origin.
+    pub fn follower(&self, origin: Origin) -> Option<&Arc<dyn Follower>> {
+        match origin {
+            Origin::Change(_) => self.changes.get(),
+            Origin::Delivery(_) => self.deliveries.get(),
+            Origin::Trigger(_) | Origin::Command(_) | Origin::Request => None,
+        }
+    }
+
+    /// One short message from a card: its user data with header, perhaps one part of several.
+    ///
+    /// # Errors
+    /// Nothing was stored: it has to come again.
+    pub async fn message_arrived(&self, card: CardId, user_data: &[u8]) -> Result<Arrived, StoreError> {
+        let arrival = {
+            let mut reassembly = self.reassembly.lock().unwrap_or_else(PoisonError::into_inner);
+            reassembly.accept(self.core.now(), card, user_data)
+        };
+        match arrival {
+            Ok(Arrival::Whole(whole)) => self.whole_arrived(card, &whole).await,
+            Ok(Arrival::Waiting | Arrival::Duplicate) => Ok(Arrived::Part),
+            Err(error) => {
+                tracing::info!(%error, "a message from a card is not readable");
+                Ok(Arrived::Refused)
+            }
+        }
+    }
+
+    async fn whole_arrived(&self, card: CardId, whole: &Assembled) -> Result<Arrived, StoreError> {
+        if whole.contains(Element::RESPONSE_PACKET) {
+            self.packet_arrived(card, &whole.data).await
+        } else if whole.contains(Element::COMMAND_PACKET) {
+            self.request_arrived(card, &whole.data).await
+        } else {
+            Ok(Arrived::Refused)
+        }
+    }
+
+    /// A response packet (from its RPL on) of a card, by any bearer: finds the command that it answers and makes
+    /// durable what it proves.
+    ///
+    /// # Errors
+    /// Nothing was stored: it has to come again.
+    pub async fn packet_arrived(&self, card: CardId, packet: &[u8]) -> Result<Arrived, StoreError> {
+        let tar = match scp80::response_tar(packet) {
+            Ok(tar) => tar,
+            Err(error) => {
+                tracing::info!(%error, "a response packet is malformed");
+                return Ok(Arrived::Refused);
+            }
+        };
+        let Some(row) = self.core.store.card(card).await? else { return Ok(Arrived::Refused) };
+        let candidates = self.candidates(&row).await?;
+        let of_tar = |one: &&Packet| one.tar == tar && !matches!(one.origin, Origin::Trigger(_));
+        for command in candidates.iter().filter(of_tar) {
+            let Some(response) = read(&self.core, &row, command, packet) else { continue };
+            let key = command.key;
+            let Response { header, data, authenticated } = response;
+            let status = header.status;
+            let known = matches!(command.state, PacketState::Proven(_));
+            if known && authenticated {
+                return Ok(Arrived::Repeated(key));
+            }
+            self.answers.add(CardAnswer { key, status, data: data.clone(), authenticated });
+            if authenticated {
+                self.prove(&row, command, status, data, &candidates).await?;
+                return Ok(Arrived::Proof(key, status));
+            }
+            tracing::info!(%status, "a card answered without authentication; nothing moves");
+            return Ok(Arrived::Hearsay(key));
+        }
+        tracing::info!("a proof of receipt matches no command of its card");
+        Ok(Arrived::Refused)
+    }
+
+    /// Packets that a proof may be about: open ones, then the latest of each key set, which may have been given up.
+    async fn candidates(&self, card: &Card) -> Result<Vec<Packet>, StoreError> {
+        let mut candidates = self.core.store.open_packets(card.record.id).await?;
+        for (key_set, _) in card.counters.iter().filter(|(key_set, _)| key_set & UPLINK_COUNTER == 0) {
+            let latest = self.core.store.latest_packets(card.record.id, *key_set, LATEST_MAX).await?;
+            candidates.extend(latest.into_iter().filter(|one| !one.state.is_open()));
+        }
+        Ok(candidates)
+    }
+
+    /// The command is proven or refused, or the card has announced its response; older open ones of its key set are
+    /// dead.
+    async fn prove(
+        &self,
+        card: &Card,
+        command: &Packet,
+        status: ResponseStatus,
+        data: Vec<u8>,
+        candidates: &[Packet],
+    ) -> Result<(), StoreError> {
+        let (now, key) = (self.core.now(), command.key);
+        let mut ops = Vec::new();
+        ops.extend(self.moved(command, Evidence::Proof { status: status.code() }));
+        let fenced = candidates.iter().filter(|other| {
+            other.key.key_set == key.key_set && other.key.counter < key.counter && other.state.is_open()
+        });
+        for other in fenced {
+            ops.extend(self.moved(other, Evidence::Fenced));
+        }
+        if !is_provisional(status) {
+            let result = match status {
+                ResponseStatus::PorOk => HistoryResult::Done,
+                other => HistoryResult::Failed(u16::from(other.code())),
+            };
+            let cause = Cause::Command { key_set: key.key_set, counter: key.counter };
+            let detail = status.text().to_owned();
+            let line = HistoryLine { at: now, cause, campaign: None, result, detail };
+            ops.push(Op::History { card: key.card, lines: vec![line] });
+            if let Some(follower) = self.follower(command.origin) {
+                let (origin, tar, has_data) = (command.origin, command.tar, !command.data.is_empty());
+                let proof = Proof { key, origin, tar, has_data, status, data };
+                return follower.proven(card, proof, ops).await;
+            }
+        }
+        self.core.commit_card(&key.card, ops).await?;
+        Ok(())
+    }
+
+    /// What evidence makes of a packet's row, whether it is under way or closed.
+    fn moved(&self, packet: &Packet, evidence: Evidence) -> Option<Op> {
+        let (key, now) = (packet.key, self.core.now());
+        if self.flight.contains(key) {
+            let moved = self.flight.evidence(key, now, evidence)?;
+            let change =
+                PacketChange { key, state: moved.state, message_ids: moved.message_ids, deadline: None };
+            return Some(Op::Packet(change));
+        }
+        let machine =
+            delivery::Packet::reserved(Purpose::Command, key.key_set, key.counter, 1, packet.deadline);
+        let mut machine = machine.restored(to_machine(packet.state), 1);
+        match machine.apply(now, evidence) {
+            Change::Nothing => None,
+            Change::From(_) | Change::Settled(_) => {
+                let state = from_machine(machine.state);
+                Some(Op::Packet(PacketChange { key, state, message_ids: Vec::new(), deadline: None }))
+            }
+        }
+    }
+
+    /// A command packet (from its CPL on) that a card has sealed, by any bearer: opened with the card's own keys, its
+    /// counter checked, and handed to who takes requests.
+    ///
+    /// # Errors
+    /// Nothing was stored: it has to come again.
+    pub async fn request_arrived(&self, card: CardId, packet: &[u8]) -> Result<Arrived, StoreError> {
+        // There are TURNS of them.
+        let _turn = self.turns[usize::from(self.core.bucket(&card).0) % TURNS].lock().await;
+        let Some(row) = self.core.store.card(card).await? else { return Ok(Arrived::Refused) };
+        let Some((uplink, key_set, counter)) = open_request(&self.core, &row, packet) else {
+            return Ok(Arrived::Refused);
+        };
+        if uplink.card() != card {
+            tracing::warn!("a request names another card than the one that sealed it; nothing moves");
+            return Ok(Arrived::Refused);
+        }
+        let place = key_set | UPLINK_COUNTER;
+        let used = row.counters.iter().find(|(known, _)| *known == place).map_or(0, |(_, used)| *used);
+        if counter.value() <= used {
+            tracing::info!("a card's request was used before; nothing moves");
+            return Ok(Arrived::Replayed);
+        }
+        let change = CardChange::RaiseCounter { key_set: place, counter: counter.value() };
+        let raise = Op::ChangeCard { card, change };
+        match self.requests.get() {
+            Some(requests) => requests.said(&row, uplink, counter, raise).await?,
+            None => {
+                self.core.commit_card(&card, vec![raise]).await?;
+            }
+        }
+        Ok(Arrived::Request)
+    }
+}
+
+/// What a card has sealed for the platform, with key set and counter.
+fn open_request(core: &Core, card: &Card, packet: &[u8]) -> Option<(Uplink, u8, Counter)> {
+    let head = UplinkHead::of(packet)?;
+    let catalogue = core.catalogue();
+    let profile = catalogue.profile(card.hot.profile)?;
+    let tar = profile.personalization.uplink_tar;
+    let set = profile.key_set(head.key_index)?;
+    let spi = u16::from_be_bytes(set.spi.to_bytes());
+    let opened = sealing::protection(core, card, profile, head.key_index, spi)
+        .map_err(|error| error.to_string())
+        .and_then(|(_, keys)| Uplink::open(packet, tar, &keys).map_err(|error| error.to_string()));
+    match opened {
+        Ok((uplink, counter)) => Some((uplink, head.key_index, counter)),
+        Err(error) => {
+            tracing::info!(error, "a card's own message does not open; nothing moves");
+            None
+        }
+    }
 }
 
 /// The response, if it opens with the command's keys and names its counter.
@@ -142,7 +410,7 @@ fn read(core: &Core, card: &Card, command: &Packet, packet: &[u8]) -> Option<Res
         response.header.status,
         ResponseStatus::CounterLow | ResponseStatus::CounterHigh | ResponseStatus::CounterBlocked
     );
-    (same || about_counters).then_some(response)
+    (same || (about_counters && command.state.is_open())).then_some(response)
 }
 
 /// Whether the response proper is still to come: the command stays open for it.
@@ -151,39 +419,4 @@ fn is_provisional(status: ResponseStatus) -> bool {
         status,
         ResponseStatus::ResponseFollows | ResponseStatus::ResponseFollowsUssd | ResponseStatus::MoreTime
     )
-}
-
-/// The command is proven or refused, or the card has announced its response; older open ones of its key set are dead.
-async fn prove(
-    core: &Core,
-    flight: &Flight,
-    key: PacketKey,
-    status: ResponseStatus,
-    open: &[Packet],
-) -> Result<(), StoreError> {
-    let now = core.now();
-    let mut ops = Vec::new();
-    let mut change = |key: PacketKey, moved: Option<Moved>| {
-        if let Some(Moved { state, message_ids, .. }) = moved {
-            ops.push(Op::Packet(PacketChange { key, state, message_ids, deadline: None }));
-        }
-    };
-    change(key, flight.evidence(key, now, Evidence::Proof { status: status.code() }));
-    let fenced = open.iter().filter(|other| {
-        other.key.key_set == key.key_set && other.key.counter < key.counter && other.state.is_open()
-    });
-    for other in fenced {
-        change(other.key, flight.evidence(other.key, now, Evidence::Fenced));
-    }
-    if !is_provisional(status) {
-        let result = match status {
-            ResponseStatus::PorOk => HistoryResult::Done,
-            other => HistoryResult::Failed(u16::from(other.code())),
-        };
-        let cause = Cause::Command { key_set: key.key_set, counter: key.counter };
-        let line = HistoryLine { at: now, cause, campaign: None, result, detail: status.text().to_owned() };
-        ops.push(Op::History { card: key.card, lines: vec![line] });
-    }
-    core.commit_card(&key.card, ops).await?;
-    Ok(())
 }

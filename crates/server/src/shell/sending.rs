@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::core::Core;
 use super::flight::{Flight, Moved, Waits};
+use super::proofs::Proofs;
 use super::sealing;
 use crate::kill_point;
 use crate::smpp::{
@@ -41,6 +42,8 @@ const EVENTS_MAX: usize = 4_096;
 const SENT_MAX: usize = 1_000_000;
 /// Commands lost with a link that wait to leave again; more than that wait for the next start.
 const COPIES_MAX: usize = 4_096;
+/// Packets given up by the network of which their followers are still to be told.
+const LOST_MAX: usize = 16_384;
 /// Pause before a full link is asked again.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -62,6 +65,8 @@ struct State {
     /// Submitted messages by token.
     sent: Mutex<HashMap<u64, Part>>,
     changes: mpsc::Sender<Change>,
+    /// What the network has given up, for who follows it.
+    lost: mpsc::Sender<(PacketKey, Origin)>,
 }
 
 /// What the loop of changes is told.
@@ -93,8 +98,11 @@ impl Outbox {
     pub fn start(
         core: Arc<Core>,
         flight: Arc<Flight>,
+        proofs: Arc<Proofs>,
         incoming: mpsc::Sender<Incoming>,
     ) -> Result<Outbox, StartError> {
+        let (lost, given_up) = mpsc::channel(LOST_MAX);
+        tokio::spawn(tell_lost(proofs, given_up));
         let (changes, changed) = mpsc::channel(CHANGES_MAX);
         let mut links = Vec::new();
         let mut events = Vec::new();
@@ -112,6 +120,7 @@ impl Outbox {
             next_token: AtomicU64::new(u64::from(u32::from_le_bytes(crate::card_port::random())) << 20),
             sent: Mutex::new(HashMap::new()),
             changes,
+            lost,
         });
         tokio::spawn(commit_changes(state.core.clone(), changed));
         let (batches, waiting) = mpsc::channel(BATCHES_MAX);
@@ -147,7 +156,13 @@ impl Outbox {
     /// Looks after packets whose validity has ended.
     pub async fn expire(&self) {
         for key in self.state.flight.due(self.state.core.now()) {
-            self.state.evidence(key, Evidence::Deadline).await;
+            let origin = self.state.flight.origin(key);
+            if self.state.evidence(key, Evidence::Deadline).await.is_none()
+                && let Some(origin) = origin
+            {
+                // It was unknown before; now it is also late.
+                self.state.given_up(key, origin);
+            }
         }
     }
 
@@ -189,7 +204,20 @@ impl State {
         let change = PacketChange { key, state: moved.state, message_ids, deadline: None };
         // The loop ends with the process only.
         let _ = self.changes.send(Change::Packet(change)).await;
+        if is_given_up(evidence, moved.state) {
+            self.given_up(key, moved.origin);
+        }
         Some(moved)
+    }
+
+    /// Tells who follows the packet, where somebody does.
+    fn given_up(&self, key: PacketKey, origin: Origin) {
+        let followed = matches!(origin, Origin::Change(_) | Origin::Delivery(_));
+        if followed && self.lost.try_send((key, origin)).is_err() {
+            tracing::warn!(
+                "too many packets are given up at once; those who wait for them ask by themselves"
+            );
+        }
     }
 
     fn part(&self, token: u64) -> Option<Part> {
@@ -198,6 +226,25 @@ impl State {
 
     fn forget(&self, token: u64) -> Option<Part> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).remove(&token)
+    }
+}
+
+/// Whether the network will not deliver the packet any more, as far as anybody can say.
+fn is_given_up(evidence: Evidence, state: PacketState) -> bool {
+    match evidence {
+        Evidence::Deadline | Evidence::Undeliverable => true,
+        Evidence::RefusedBySmsc { .. } | Evidence::Abandon => !state.is_open(),
+        _ => false,
+    }
+}
+
+/// Tells who follows them of packets that the network has given up.
+async fn tell_lost(proofs: Arc<Proofs>, mut given_up: mpsc::Receiver<(PacketKey, Origin)>) {
+    while let Some((key, origin)) = given_up.recv().await {
+        let Some(follower) = proofs.follower(origin) else { continue };
+        if let Err(error) = follower.lost(key, origin).await {
+            tracing::error!(%error, "the loss of a packet was not taken in");
+        }
     }
 }
 
