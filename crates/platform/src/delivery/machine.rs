@@ -164,7 +164,8 @@ pub struct Delivery {
     pub bearers: Bearers,
     /// Whether executing it twice does no harm.
     pub repeatable: bool,
-    /// What, in its order. What is proven stays, for those who ask.
+    /// What, in its order. Not part of the record: it is made from the content again, see [`Delivery::resume`].
+    #[serde(skip)]
     pub portions: Vec<Portion>,
     /// The portion that is next or under way; those before it are proven or let go.
     pub place: u16,
@@ -176,7 +177,7 @@ pub struct Delivery {
     pub tried: Bearers,
     /// Rounds that are over.
     pub rounds: u8,
-    /// The portion under way undoes what failed before it.
+    /// The portion under way undoes the one before it, which failed with this answer.
     pub undoing: Option<ScriptAnswer>,
     /// What has happened.
     pub milestones: Milestones,
@@ -287,6 +288,16 @@ impl Delivery {
             undoing: None,
             milestones,
         }
+    }
+
+    /// A delivery as its record says, with the portions that were made from its content.
+    #[must_use]
+    pub fn resume(mut self, portions: Vec<Portion>) -> Self {
+        self.portions = portions;
+        if self.undoing.is_some() && self.place > 0 {
+            self.undo_after(usize::from(self.place) - 1);
+        }
+        self
     }
 
     /// The portion that is next or under way.
@@ -551,11 +562,8 @@ impl Delivery {
         let step = match (good, &portion.failing) {
             (true, _) => 1,
             (false, PortionFailing::GoOn(step)) if answer.was_executed() => (*step).max(1),
-            (false, PortionFailing::Undo(undo, commands)) if answer.was_executed() => {
-                let failing = PortionFailing::Stop;
-                let undo = Portion { data: undo.clone(), commands: *commands, failing, ..portion };
-                self.portions.truncate(usize::from(self.place) + 1);
-                self.portions.push(undo);
+            (false, PortionFailing::Undo(..)) if answer.was_executed() => {
+                self.undo_after(usize::from(self.place));
                 self.undoing = Some(answer);
                 1
             }
@@ -575,6 +583,16 @@ impl Delivery {
             return self.wake(until);
         }
         self.look(now, presence, settings)
+    }
+
+    /// After the portion at this place nothing follows but what undoes it.
+    fn undo_after(&mut self, place: usize) {
+        let Some(portion) = self.portions.get(place).cloned() else { return };
+        if let PortionFailing::Undo(undo, commands) = portion.failing.clone() {
+            self.portions.truncate(place + 1);
+            let failing = PortionFailing::Stop;
+            self.portions.push(Portion { data: undo, commands, failing, ..portion });
+        }
     }
 
     fn polled(

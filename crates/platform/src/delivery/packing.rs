@@ -1,6 +1,5 @@
 //! From steps to the plain secured data of packets: compact scripts for one application each.
 
-use serde::{Deserialize, Serialize};
 use simtide_protocol::apdu::{ApduError, Command};
 use simtide_protocol::ids::Tar;
 use simtide_protocol::poll_date::MarkPhase;
@@ -17,8 +16,10 @@ pub const PORTIONS_MAX: usize = 256;
 pub const PORTION_BYTES_MAX: u32 = 4_000;
 
 /// What one packet carries.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Portion {
+    /// The step of the content that it belongs to, from 0.
+    pub step: u8,
     /// Receiver on the card.
     pub tar: Tar,
     /// Key set that seals it.
@@ -30,10 +31,8 @@ pub struct Portion {
     /// Number of commands in the script.
     pub commands: u16,
     /// That the only command finds nothing to delete is no failure.
-    #[serde(default)]
     pub may_find_nothing: bool,
     /// What follows when a command of it fails.
-    #[serde(default)]
     pub failing: PortionFailing,
 }
 
@@ -45,8 +44,7 @@ impl std::fmt::Debug for Portion {
 }
 
 /// What follows the failure of a portion.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PortionFailing {
     /// The delivery has failed.
     #[default]
@@ -103,7 +101,7 @@ pub fn pack(
     let mut portions = Vec::new();
     for (place, step) in prepared.steps.iter().enumerate() {
         let marked = (!prepared.repeatable).then_some((number, place as u8));
-        portions.extend(step_portions(step, profile, marked)?);
+        portions.extend(step_portions(step, profile, place as u8, marked)?);
         if portions.len() > PORTIONS_MAX {
             return Err(PackError::TooMany(portions.len()));
         }
@@ -114,6 +112,7 @@ pub fn pack(
 fn step_portions(
     step: &PreparedStep,
     profile: &Profile,
+    number: u8,
     marked: Option<(u32, u8)>,
 ) -> Result<Vec<Portion>, PackError> {
     let (tar, key_set, spi) = receiver(step, profile)?;
@@ -132,6 +131,7 @@ fn step_portions(
             Failing::Undo(undo) => PortionFailing::Undo(HexBytes(script(undo)?), undo.len() as u16),
         };
         portions.push(Portion {
+            step: number,
             tar,
             key_set,
             spi,
