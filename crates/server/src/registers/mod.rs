@@ -21,9 +21,14 @@
 //! | assigned | `retire` | retired: deleted at the register, never handed out again |
 //! | not there | `provision` | assigned |
 
+pub mod algorithm;
 pub mod checked;
+pub mod front;
+pub mod loopback;
 pub mod memory;
+pub mod own;
 pub mod pool;
+pub mod sequence;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
