@@ -4,8 +4,8 @@ use simtide_protocol::ids::{Bucket, CardId, ChangeId, EpochMs, Imsi, Msisdn};
 
 use super::types::{OperatorId, TenantId};
 
-/// Bytes of a case's body at most: an open change costs less than 4 KB with everything around it.
-pub const CASE_BODY_BYTES_MAX: usize = 8_192;
+/// Bytes of a case's body at most: a delivery carries its content; an open change costs less than 4 KB with everything around it.
+pub const CASE_BODY_BYTES_MAX: usize = 65_536;
 /// Bytes of a case's sealed record at most.
 pub const CASE_SEALED_BYTES_MAX: usize = 1_024;
 
