@@ -6,6 +6,7 @@
 //! | [`ids`] | ICCID, EID, IMSI, MSISDN, TAR, AID, card ids, moments |
 //! | [`tlv`], [`apdu`] | what everything else is coded in |
 //! | [`scp80`], [`sms`] | secured packets, and the short messages that carry them |
+//! | [`eap`] | EAP-AKA and EAP-AKA', both ends |
 //! | [`entitlement`] | requests and documents of entitlement servers |
 //! | [`second_layer`] | what travels around sealed packets over IP, keyed by the card |
 //! | [`script`], [`rfm`], [`ram`], [`patch`] | scripts and the commands in them |
@@ -20,6 +21,7 @@
 pub mod aka;
 pub mod apdu;
 pub mod card_file;
+pub mod eap;
 pub mod entitlement;
 pub mod fuzz;
 pub mod ids;
