@@ -4,12 +4,60 @@ use serde::{Deserialize, Serialize};
 use simtide_protocol::ids::{CardId, ChangeId, EpochMs, Imsi, Msisdn};
 
 use super::request::{Evidence, Request, Side, Terms};
-use super::types::{CardRefusal, Command, Event, Identity, PacketKind, Reason, State};
+use super::types::{CardRefusal, Command, Identity, PacketKind, Reason, State};
 
-/// Times of state changes kept at most; the latest win.
+/// Times of state changes kept at most; the first and the latest win.
 pub const STEPS_MAX: usize = 24;
+/// How often register 2 is asked before the message has left.
+pub const TRIES_MAX: u16 = 12;
+/// How often the personalization message is sent, each time with a new counter, when fences prove that it has not arrived.
+pub const SENDS_MAX: u8 = 3;
+/// Seconds that the message waits for other packets of the card to end.
+pub const QUEUE_WITHIN_S: u32 = 3 * 24 * 3_600;
+/// Validity of the personalization message in seconds.
+pub const SEND_VALIDITY_S: u32 = 24 * 3_600;
+/// Validity of a fence in seconds.
+pub const FENCE_VALIDITY_S: u32 = 6 * 3_600;
+/// Longest pause between two tries of the same effect, in seconds.
+pub const PAUSE_S_MAX: u32 = 3_600;
 
 /// One change of operator: everything that decides about it and nothing secret. Stored as JSON.
+///
+/// | state | waits for | events | next | deadline |
+/// |---|---|---|---|---|
+/// | Requested | operator 1, as its rule says | `Consent`, `Acknowledged(Before)` | Authorised; Failed | asked again with growing pauses; Failed at the end of `consent_within_s` |
+/// | Authorised | identity 2 of register 2 | `Reserved`, `DidNot(Reserve)` | Reserved; Failed | [`TRIES_MAX`] tries, then Failed |
+/// | Reserved | access for identity 2 | `Did(Arm)`, `DidNot(Arm)` | Armed; Failed | [`TRIES_MAX`] tries, then Failed |
+/// | Armed | a place for the packet | at once, `Tick` | Sent; Failed | [`QUEUE_WITHIN_S`], then Failed |
+/// | Sent | the card's proof | `Proof`, `Report`, `Seen`, `Lost`, `NotQueued` | Applied, Attached, Refused, Unknown; Armed where nothing has left | validity of the message, then Unknown |
+/// | Unknown | the proof of a fence, or register 2 | `Proof(Fence)`, `Proof`, `Report`, `Seen` | Applied, Attached, Reverted; Armed (sent again), Refused, Failed, Cancelled only by a fence | none: asks for ever, at most once a day |
+/// | Applied | identity 2 in the network | `Seen`, `Report`, `Proof(Fence)` | Attached; Reverted where guarded | none: [`super::Alarm::NotSeen`], and the card is asked |
+/// | Attached, guarded | the card's commit | `Report(Committed)`, `Proof(Fence)` | stays, and goes on as below; Reverted | none: the card is asked |
+/// | Attached | register 1 takes access away | `Did(Withdraw)` | Withdrawn | none: tried for ever, [`super::Alarm::RegisterRefuses`] |
+/// | Withdrawn | register 1 deletes | `Did(Retire)` | Retired | the same |
+/// | Retired | operator 1's acknowledgement | `Acknowledged(After)` | Done | none: told for ever, [`super::Alarm::NotAcknowledged`] |
+/// | Done | nothing | | | |
+/// | Refused, Reverted, Failed, Cancelled | register 2 takes identity 2 back | `Did(Release)`, `Reserved` where it is not known what it holds | closed | none: tried for ever |
+/// | any before Sent | | `Cancel` | Cancelled | |
+/// | Sent, Unknown | | `Cancel` | Unknown: cancelled as soon as a fence proves identity 1 | |
+///
+/// # Invariants
+/// - B1 at every moment at least one register accepts the identity on the card: `Arm` has been answered before a packet is
+///   reserved, `Withdraw` follows B3, `Release` follows B4.
+/// - B2 and B8 are the card's: one identity, and identity 2 with the reset after the proof has left.
+/// - B3 `Withdraw` and `Retire` are commanded only after register 2 has seen identity 2 and, where guarded, after the card
+///   has proven that it committed.
+/// - B4 once a packet may have left, `Release` is commanded only after the card's authenticated word that it has identity
+///   1, when no copy of the message can have an effect any more: the word is the answer to the last message itself, or
+///   that of a fence.
+/// - B5 Done and the closed states leave one register that knows the card: the others have answered.
+/// - B6 a wrong admin code ends the change at once; [`admin_code_failures`] counts over changes and locks.
+/// - B7 one open change per card is the store's: `PutCase`.
+///
+/// **The fence.** A message that was given up may still arrive, days later. An Unknown is resolved by the authenticated
+/// proof, on the same key set, of a packet with a higher counter than every personalization packet: the card will refuse
+/// all of those from then on. What it says without that is believed only where it cannot be overtaken: that identity 2 is
+/// there, or was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Names it: at the card, at registers, in the API.
@@ -44,6 +92,9 @@ pub struct Change {
     /// Operator 1 has acknowledged the notice that belongs to the state.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) acknowledged: bool,
+    /// The guarded card has proven that it keeps identity 2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) committed: bool,
     /// Somebody wants to stop it as soon as it is certain that the card has identity 1.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) give_up: bool,
@@ -55,6 +106,9 @@ pub struct Change {
     /// How often the notice was.
     #[serde(default)]
     pub(super) notices: u16,
+    /// When register 2 first let identity 2 in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) armed_at: Option<EpochMs>,
     /// When the effect is tried again, or the state's deadline comes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<EpochMs>,
@@ -73,6 +127,8 @@ pub(super) enum Reservation {
     /// Nothing, for sure.
     #[default]
     None,
+    /// It is being asked for the first time since that was sure.
+    Asked,
     /// Perhaps an identity: it was asked, and no answer settled it.
     Perhaps,
     /// Identity 2.
@@ -95,9 +151,6 @@ pub(super) struct Packets {
     /// A personalization packet that may still have an effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) live: Option<u64>,
-    /// What the card said of this change when it could still be overtaken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) refusal: Option<CardRefusal>,
 }
 
 impl Change {
@@ -159,19 +212,19 @@ impl Change {
             steps: vec![(now, State::Requested)],
             reservation: Reservation::None,
             acknowledged: false,
+            committed: false,
             give_up: false,
             packets: Packets::default(),
             tries: 0,
             notices: 0,
+            armed_at: None,
             due: None,
             notice_due: None,
             fence_due: None,
         };
-        (change, Vec::new())
-    }
-
-    /// Takes an event in. Every event is possible in every state, once or repeatedly, in any order.
-    pub fn handle(&mut self, _now: EpochMs, _event: Event) -> Vec<Command> {
-        Vec::new()
+        let mut change = change;
+        let mut commands = Vec::new();
+        change.effect(now, &mut commands);
+        (change, commands)
     }
 }

@@ -14,6 +14,7 @@
 //! [`Event::Restarted`] and [`Event::Tick`] ask again for what is still missing.
 
 mod change;
+mod machine;
 mod request;
 mod settings;
 mod types;

@@ -1,0 +1,623 @@
+//! What an event makes of a change.
+
+use simtide_protocol::ids::{CardId, ChangeId, EpochMs, Imsi};
+
+use super::change::{
+    Change, FENCE_VALIDITY_S, PAUSE_S_MAX, QUEUE_WITHIN_S, Reservation, SEND_VALIDITY_S, SENDS_MAX,
+    STEPS_MAX, TRIES_MAX,
+};
+use super::settings::ConsentRule;
+use super::types::{
+    Alarm, CardRefusal, CardSays, Command, Event, Identity, Notice, PacketKind, Party, Reason, RegisterFault,
+    SeenBy, State, UserText, Verb,
+};
+
+/// Milliseconds after the end of a packet's validity in which a proof may still be under way.
+const GRACE_MS: i64 = 10 * 60_000;
+/// Milliseconds until a packet that found no place is reserved again.
+const QUEUE_AGAIN_MS: i64 = 60_000;
+/// Milliseconds until a card that was busy is sent the message again.
+const BUSY_MS: i64 = 10 * 60_000;
+/// Milliseconds that a user who is being asked has, before the card is asked again.
+const ASKING_MS: i64 = 15 * 60_000;
+/// Milliseconds after the proof in which a device attaches, before the card is asked.
+const ATTACH_WITHIN_MS: i64 = 3_600_000;
+/// Fences after which a card counts as not heard of, and tries of other effects after which people are told.
+const ALARM_TRIES: u16 = 10;
+
+type Out = Vec<Command>;
+
+impl Change {
+    /// Takes an event in. Every event is possible in every state, once or repeatedly, in any order.
+    pub fn handle(&mut self, now: EpochMs, event: Event) -> Vec<Command> {
+        let mut out = Vec::new();
+        if !self.is_open() {
+            return out;
+        }
+        match event {
+            Event::Tick => self.tick(now, &mut out),
+            Event::Restarted => self.restarted(now, &mut out),
+            Event::Resolve => self.resolve(now, &mut out),
+            Event::Cancel => self.cancel(now, &mut out),
+            Event::Consent { granted } => self.consent(now, granted, &mut out),
+            Event::Acknowledged(notice) => self.acknowledged(now, notice, &mut out),
+            Event::Reserved { change, card, identity, owned, taken_by } => {
+                self.reserved(now, (change, card), identity, owned, taken_by, &mut out);
+            }
+            Event::Did { verb, imsi } => self.did(now, verb, imsi, &mut out),
+            Event::DidNot { verb, fault } => self.did_not(now, verb, fault, &mut out),
+            Event::Seen { imsi, known, attached, by } => self.seen(now, imsi, known, attached, by, &mut out),
+            Event::Queued { kind, counter } => self.queued(now, kind, counter),
+            Event::NotQueued { kind } => self.not_queued(now, kind, &mut out),
+            Event::Lost { kind, counter } => self.lost(now, kind, counter, &mut out),
+            Event::Proof { kind: PacketKind::Personalization, counter, says } => {
+                self.answered(now, counter, says, &mut out);
+            }
+            Event::Proof { kind: PacketKind::Fence, counter, says } => {
+                self.fenced(now, counter, says, &mut out);
+            }
+            Event::Report(says) => self.says(now, says, false, &mut out),
+        }
+        out
+    }
+
+    fn enter(&mut self, now: EpochMs, state: State, out: &mut Out) {
+        self.note(now, state);
+        self.effect(now, out);
+    }
+
+    fn note(&mut self, now: EpochMs, state: State) {
+        self.state = state;
+        if self.steps.len() >= STEPS_MAX {
+            self.steps.remove(1);
+        }
+        self.steps.push((now, state));
+        (self.tries, self.due, self.fence_due) = (0, None, None);
+    }
+
+    /// Ends without success; what register 2 may hold goes back.
+    fn close(&mut self, now: EpochMs, state: State, reason: Reason, out: &mut Out) {
+        self.reason = Some(reason);
+        self.notice_due = None;
+        if self.evidence.way.is_on_device() {
+            let text = match (state, reason) {
+                (State::Cancelled, _) => Some(UserText::Cancelled),
+                (_, Reason::ConsentDenied | Reason::RegisterRefused) => Some(UserText::NotPossible),
+                // The user was there.
+                (_, Reason::Card(CardRefusal::UserNo)) => None,
+                _ => Some(UserText::Failed),
+            };
+            out.extend(text.map(Command::Tell));
+        }
+        self.enter(now, state, out);
+    }
+
+    /// Asks for what the state waits for, once more.
+    pub(super) fn effect(&mut self, now: EpochMs, out: &mut Out) {
+        self.tries = self.tries.saturating_add(1);
+        self.due = Some(now.plus_ms(pause_ms(self.tries)));
+        match self.state {
+            State::Requested => self.ask_operator_1(now, out),
+            State::Authorised if self.tries > TRIES_MAX => {
+                self.close(now, State::Failed, Reason::RegisterFailed, out);
+            }
+            State::Authorised => {
+                self.reservation = match self.reservation {
+                    Reservation::None => Reservation::Asked,
+                    _ => Reservation::Perhaps,
+                };
+                out.push(Command::Reserve);
+            }
+            State::Reserved if self.tries > TRIES_MAX => {
+                self.close(now, State::Failed, Reason::RegisterFailed, out);
+            }
+            State::Reserved => out.extend(self.imsi_2().map(Command::Arm)),
+            State::Armed => self.send(now, out),
+            State::Sent => {}
+            State::Unknown | State::Applied => out.extend(self.imsi_2().map(Command::Watch)),
+            State::Attached if !self.is_settled() => out.extend(self.imsi_2().map(Command::Watch)),
+            State::Attached => out.push(Command::Withdraw(self.imsi)),
+            State::Withdrawn => out.push(Command::Retire(self.imsi)),
+            State::Retired if self.acknowledged => self.done(now, out),
+            // The notice has its own time.
+            State::Retired | State::Done => self.due = None,
+            State::Refused | State::Reverted | State::Failed | State::Cancelled => self.give_back(out),
+        }
+    }
+
+    fn ask_operator_1(&mut self, now: EpochMs, out: &mut Out) {
+        let end = self.began_at().plus_ms(i64::from(self.terms.consent_within_s) * 1_000);
+        match self.terms.consent {
+            ConsentRule::InformAfter => self.enter(now, State::Authorised, out),
+            _ if now >= end => self.close(now, State::Failed, Reason::ConsentMissing, out),
+            rule => {
+                self.due = self.due.map(|due| due.min(end));
+                out.push(match rule {
+                    ConsentRule::Ask => Command::AskConsent,
+                    _ => Command::InformOperator1(Notice::Before),
+                });
+            }
+        }
+    }
+
+    fn send(&mut self, now: EpochMs, out: &mut Out) {
+        if self.packets.sent >= SENDS_MAX {
+            self.close(now, State::Failed, Reason::NotDelivered, out);
+            return;
+        }
+        self.note(now, State::Sent);
+        self.packets.sent += 1;
+        self.packets.asked = Some(PacketKind::Personalization);
+        self.due = Some(now.plus_ms(i64::from(SEND_VALIDITY_S) * 1_000 + GRACE_MS));
+        out.push(Command::SendPersonalization { attempt: self.packets.sent, validity_s: SEND_VALIDITY_S });
+    }
+
+    /// Register 2 gets identity 2 back. Where it is not known what it holds, it is asked: the same change gets the same
+    /// identity, or a refusal.
+    fn give_back(&mut self, out: &mut Out) {
+        match (self.reservation, self.identity) {
+            (Reservation::None, _) => self.due = None,
+            (_, Some(identity)) => out.push(Command::Release(identity.imsi)),
+            (_, None) => out.push(Command::Reserve),
+        }
+        if self.tries == ALARM_TRIES {
+            out.push(Command::Alarm(Alarm::RegisterRefuses { verb: Verb::Release }));
+        }
+    }
+
+    /// A harmless packet with a higher counter; none while it is not known what came of the last one.
+    fn fence(&mut self, now: EpochMs, out: &mut Out) {
+        if self.packets.asked.is_some() {
+            self.fence_due = Some(now.plus_ms(QUEUE_AGAIN_MS));
+            return;
+        }
+        self.packets.fences = self.packets.fences.saturating_add(1);
+        self.packets.asked = Some(PacketKind::Fence);
+        let number = self.packets.fences;
+        let second_is_known = self.identity.is_some_and(|identity| identity.msisdn.is_some());
+        // Where the card is likely first; the other network every other time.
+        let likely_second = self.state != State::Unknown;
+        let over =
+            if second_is_known && (number % 2 == 1) == likely_second { Party::Second } else { Party::First };
+        let validity_s = FENCE_VALIDITY_S;
+        out.push(Command::Fence { attempt: number.min(u16::from(u8::MAX)) as u8, over, validity_s });
+        if number % ALARM_TRIES == 0 {
+            out.push(Command::Alarm(Alarm::NotHeard));
+        }
+        // Later ones come rarer, but never less than once a day.
+        let rest_ms = i64::from(number.min(3)) * i64::from(FENCE_VALIDITY_S) * 1_000;
+        self.fence_due = Some(now.plus_ms(i64::from(FENCE_VALIDITY_S) * 1_000 + rest_ms));
+    }
+
+    fn tick(&mut self, now: EpochMs, out: &mut Out) {
+        if self.notice_due.is_some_and(|due| due <= now) {
+            self.tell_operator_1(now, out);
+        }
+        if self.fence_due.is_some_and(|due| due <= now) {
+            if self.state == State::Applied {
+                out.push(Command::Alarm(Alarm::NotSeen));
+            }
+            self.fence(now, out);
+        }
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        match self.state {
+            // Nobody has said what came of the commit: that is certain at the next start at the latest.
+            State::Sent if self.packets.asked.is_some() => self.due = Some(now.plus_ms(QUEUE_AGAIN_MS)),
+            State::Sent => self.unknown(now, out),
+            State::Armed if self.waits_too_long(now) => {
+                self.close(now, State::Failed, Reason::NotDelivered, out);
+            }
+            _ => self.effect(now, out),
+        }
+    }
+
+    fn waits_too_long(&self, now: EpochMs) -> bool {
+        self.armed_at.is_some_and(|at| now >= at.plus_ms(i64::from(QUEUE_WITHIN_S) * 1_000))
+    }
+
+    fn restarted(&mut self, now: EpochMs, out: &mut Out) {
+        if self.notice_due.is_some() {
+            self.tell_operator_1(now, out);
+        }
+        match self.state {
+            // The packet's row tells.
+            State::Sent | State::Armed => {}
+            _ => {
+                // A pause that was long stays long.
+                let tries = self.tries;
+                self.effect(now, out);
+                self.tries = self.tries.min(tries.max(1));
+            }
+        }
+    }
+
+    fn resolve(&mut self, now: EpochMs, out: &mut Out) {
+        self.tries = 0;
+        match self.state {
+            State::Sent if self.packets.asked.is_none() => self.unknown(now, out),
+            State::Sent => {}
+            State::Unknown | State::Applied => {
+                self.effect(now, out);
+                self.fence(now, out);
+            }
+            State::Attached if !self.is_settled() => {
+                self.effect(now, out);
+                self.fence(now, out);
+            }
+            _ => self.effect(now, out),
+        }
+    }
+
+    fn cancel(&mut self, now: EpochMs, out: &mut Out) {
+        match self.state {
+            _ if self.may_be_cancelled() => self.close(now, State::Cancelled, Reason::Cancelled, out),
+            State::Sent | State::Unknown => {
+                self.give_up = true;
+                self.resolve(now, out);
+            }
+            _ => {}
+        }
+    }
+
+    fn consent(&mut self, now: EpochMs, granted: bool, out: &mut Out) {
+        if self.state != State::Requested || self.terms.consent != ConsentRule::Ask {
+            return;
+        }
+        if granted {
+            self.enter(now, State::Authorised, out);
+        } else {
+            self.close(now, State::Failed, Reason::ConsentDenied, out);
+        }
+    }
+
+    fn acknowledged(&mut self, now: EpochMs, notice: Notice, out: &mut Out) {
+        match notice {
+            Notice::Before => {
+                if self.state == State::Requested && self.terms.consent == ConsentRule::InformBefore {
+                    self.enter(now, State::Authorised, out);
+                }
+            }
+            Notice::After => {
+                let settled = self.state == State::Attached && self.is_settled();
+                if settled || matches!(self.state, State::Withdrawn | State::Retired) {
+                    (self.acknowledged, self.notice_due) = (true, None);
+                    if self.state == State::Retired {
+                        self.done(now, out);
+                    }
+                }
+            }
+        }
+    }
+
+    fn reserved(
+        &mut self,
+        now: EpochMs,
+        named: (ChangeId, Option<CardId>),
+        identity: Identity,
+        owned: bool,
+        taken_by: Option<CardId>,
+        out: &mut Out,
+    ) {
+        let awaited = self.state == State::Authorised
+            || (self.state.is_closing() && self.identity.is_none() && self.reservation != Reservation::None);
+        if !awaited {
+            return;
+        }
+        // Another request's answer is none.
+        if named.0 != self.id || named.1.is_some_and(|card| card != self.card) {
+            self.did_not(now, Verb::Reserve, RegisterFault::Invalid, out);
+            return;
+        }
+        if let Some(by) = taken_by {
+            // Giving it back would take it from the other card.
+            self.reservation = Reservation::None;
+            out.push(Command::Alarm(Alarm::IdentityTaken { imsi: identity.imsi, by }));
+            match self.state {
+                State::Authorised => self.close(now, State::Failed, Reason::IdentityTaken, out),
+                _ => self.due = None,
+            }
+            return;
+        }
+        self.identity = Some(identity);
+        self.reservation = Reservation::Held;
+        match self.state {
+            State::Authorised if owned => self.enter(now, State::Reserved, out),
+            State::Authorised => self.close(now, State::Failed, Reason::ForeignIdentity, out),
+            _ => self.effect(now, out),
+        }
+    }
+
+    fn did(&mut self, now: EpochMs, verb: Verb, imsi: Imsi, out: &mut Out) {
+        let is_second = self.imsi_2() == Some(imsi);
+        match (self.state, verb) {
+            (State::Reserved, Verb::Arm) if is_second => {
+                self.armed_at = Some(now);
+                self.enter(now, State::Armed, out);
+            }
+            (State::Attached, Verb::Withdraw) if self.is_settled() && imsi == self.imsi => {
+                self.enter(now, State::Withdrawn, out);
+            }
+            (State::Withdrawn, Verb::Retire) if imsi == self.imsi => self.enter(now, State::Retired, out),
+            (state, Verb::Release) if state.is_closing() && is_second => self.released(out),
+            _ => {}
+        }
+    }
+
+    fn released(&mut self, out: &mut Out) {
+        self.reservation = Reservation::None;
+        self.due = None;
+        if let Some(Identity { imsi, msisdn }) = self.identity {
+            out.push(Command::ForgetAliases {
+                imsi,
+                msisdn: msisdn.filter(|number| Some(*number) != self.msisdn),
+            });
+        }
+    }
+
+    fn did_not(&mut self, now: EpochMs, verb: Verb, fault: RegisterFault, out: &mut Out) {
+        use RegisterFault as F;
+        let refuses = matches!(fault, F::Refused | F::Conflict);
+        match (self.state, verb, fault) {
+            (State::Authorised, Verb::Reserve, F::Refused | F::Conflict | F::NotFound) => {
+                self.reservation = Reservation::None;
+                self.close(now, State::Failed, Reason::RegisterRefused, out);
+            }
+            (State::Authorised, Verb::Reserve, F::Unreachable | F::Exhausted) => {
+                // Of an earlier try nobody knows.
+                if self.reservation == Reservation::Asked {
+                    self.reservation = Reservation::None;
+                }
+            }
+            (State::Authorised, Verb::Reserve, _) => self.reservation = Reservation::Perhaps,
+            (State::Reserved, Verb::Arm, F::Refused | F::Conflict | F::NotFound) => {
+                self.close(now, State::Failed, Reason::RegisterRefused, out);
+            }
+            (State::Attached, Verb::Withdraw, F::NotFound) if self.is_settled() => {
+                self.enter(now, State::Withdrawn, out);
+            }
+            (State::Withdrawn, Verb::Retire, F::NotFound) => self.enter(now, State::Retired, out),
+            (State::Attached | State::Withdrawn, Verb::Withdraw | Verb::Retire, _) => {
+                if refuses || self.tries == ALARM_TRIES {
+                    out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
+                }
+            }
+            (state, Verb::Release, F::NotFound | F::Conflict) if state.is_closing() => {
+                if fault == F::Conflict {
+                    out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
+                }
+                self.released(out);
+            }
+            // It holds nothing for this change.
+            (state, Verb::Reserve, F::Refused | F::Conflict | F::NotFound | F::Exhausted)
+                if state.is_closing() && self.identity.is_none() =>
+            {
+                self.reservation = Reservation::None;
+                self.due = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn seen(&mut self, now: EpochMs, imsi: Imsi, known: bool, attached: bool, by: SeenBy, out: &mut Out) {
+        let may_be_on_card = matches!(self.state, State::Sent | State::Unknown | State::Applied)
+            || (self.state == State::Attached && !self.is_settled());
+        if self.imsi_2() != Some(imsi) || !may_be_on_card {
+            return;
+        }
+        let counts = by == SeenBy::Register || self.terms.eap_aka_counts_as_seen;
+        if attached && counts && self.state != State::Attached {
+            // Only the card has K2: the message was executed.
+            self.packets.live = None;
+            self.note(now, State::Attached);
+            if self.is_settled() {
+                self.settle(now, out);
+            } else {
+                let guard_ms = i64::from(self.terms.guard_s.unwrap_or_default()) * 1_000;
+                self.fence_due = Some(now.plus_ms(guard_ms + GRACE_MS));
+            }
+        } else if !known && by == SeenBy::Register {
+            out.push(Command::Alarm(Alarm::IdentityLost));
+            out.push(Command::Arm(imsi));
+        }
+    }
+
+    /// Nothing leads back: identity 2 is the card's subscription, and register 1 may go.
+    fn settle(&mut self, now: EpochMs, out: &mut Out) {
+        out.extend(self.identity.map(Command::Adopt));
+        (self.tries, self.fence_due) = (0, None);
+        self.tell_operator_1(now, out);
+        self.effect(now, out);
+    }
+
+    fn tell_operator_1(&mut self, now: EpochMs, out: &mut Out) {
+        self.notices = self.notices.saturating_add(1);
+        self.notice_due = Some(now.plus_ms(pause_ms(self.notices)));
+        out.push(Command::InformOperator1(Notice::After));
+        if self.notices == ALARM_TRIES {
+            out.push(Command::Alarm(Alarm::NotAcknowledged));
+        }
+    }
+
+    fn done(&mut self, now: EpochMs, out: &mut Out) {
+        self.note(now, State::Done);
+        let kept = self.identity.and_then(|identity| identity.msisdn);
+        let msisdn = self.msisdn.filter(|number| Some(*number) != kept);
+        out.push(Command::ForgetAliases { imsi: self.imsi, msisdn });
+    }
+
+    fn queued(&mut self, now: EpochMs, kind: PacketKind, counter: u64) {
+        if self.packets.asked == Some(kind) {
+            self.packets.asked = None;
+        }
+        let is_new = self.packets.last.is_none_or(|last| counter > last);
+        if kind == PacketKind::Personalization && is_new {
+            self.packets.last = Some(counter);
+            // A proof that came before this event has settled it.
+            if self.state == State::Sent {
+                self.packets.live = Some(counter);
+                self.due = Some(now.plus_ms(i64::from(SEND_VALIDITY_S) * 1_000 + GRACE_MS));
+            }
+        }
+    }
+
+    fn not_queued(&mut self, now: EpochMs, kind: PacketKind, out: &mut Out) {
+        if self.packets.asked != Some(kind) {
+            return;
+        }
+        self.packets.asked = None;
+        match kind {
+            PacketKind::Personalization if self.state == State::Sent => {
+                // Nothing has left: as if it had not been tried.
+                self.packets.sent = self.packets.sent.saturating_sub(1);
+                self.steps.pop();
+                self.state = State::Armed;
+                self.due = Some(now.plus_ms(QUEUE_AGAIN_MS));
+                if self.give_up {
+                    self.close(now, State::Cancelled, Reason::Cancelled, out);
+                }
+            }
+            PacketKind::Personalization => {}
+            PacketKind::Fence => {
+                self.packets.fences = self.packets.fences.saturating_sub(1);
+                self.fence_due = Some(now.plus_ms(QUEUE_AGAIN_MS));
+            }
+        }
+    }
+
+    fn lost(&mut self, now: EpochMs, kind: PacketKind, counter: u64, out: &mut Out) {
+        match kind {
+            PacketKind::Personalization => {
+                if self.state == State::Sent && self.packets.live == Some(counter) {
+                    self.unknown(now, out);
+                }
+            }
+            PacketKind::Fence => {
+                let again = now.plus_ms(pause_ms(self.packets.fences));
+                self.fence_due = self.fence_due.map(|due| due.min(again));
+            }
+        }
+    }
+
+    fn unknown(&mut self, now: EpochMs, out: &mut Out) {
+        self.enter(now, State::Unknown, out);
+        self.fence(now, out);
+    }
+
+    /// The card's answer to the personalization message itself.
+    fn answered(&mut self, now: EpochMs, counter: u64, says: CardSays, out: &mut Out) {
+        self.queued(now, PacketKind::Personalization, counter);
+        let is_last = self.packets.last == Some(counter);
+        if is_last && !matches!(says, CardSays::Silent | CardSays::Asking | CardSays::Untouched(None)) {
+            // Executed once: a second copy is refused by its counter.
+            self.packets.live = None;
+        }
+        self.says(now, says, is_last && self.packets.live.is_none(), out);
+    }
+
+    /// The card's answer to a fence. It is one only if its counter is above those of all personalization packets.
+    fn fenced(&mut self, now: EpochMs, counter: u64, says: CardSays, out: &mut Out) {
+        if self.packets.asked == Some(PacketKind::Fence) {
+            self.packets.asked = None;
+        }
+        let holds = self.packets.last.is_some_and(|last| counter > last)
+            && self.packets.asked != Some(PacketKind::Personalization);
+        if holds && says != CardSays::Asking {
+            self.packets.live = None;
+        }
+        self.says(now, says, holds, out);
+    }
+
+    /// What the card says; `is_final`: no message of this change can make it untrue.
+    fn says(&mut self, now: EpochMs, says: CardSays, is_final: bool, out: &mut Out) {
+        let may_be_on_card = matches!(self.state, State::Sent | State::Unknown);
+        match says {
+            CardSays::Staged | CardSays::Active if may_be_on_card => self.applied(now, out),
+            CardSays::Committed if self.terms.guard_s.is_some() => self.commits(now, out),
+            CardSays::Reverted if self.terms.guard_s.is_some() => self.reverts(now, is_final, out),
+            CardSays::Untouched(refusal) if may_be_on_card && is_final => self.untouched(now, refusal, out),
+            CardSays::Untouched(_) | CardSays::Silent if self.state == State::Sent => self.unknown(now, out),
+            CardSays::Asking if self.state == State::Sent => self.due = Some(now.plus_ms(ASKING_MS)),
+            CardSays::Asking if self.state == State::Unknown => {
+                self.fence_due = Some(now.plus_ms(ASKING_MS));
+            }
+            _ => {}
+        }
+    }
+
+    fn applied(&mut self, now: EpochMs, out: &mut Out) {
+        self.enter(now, State::Applied, out);
+        let guard_ms = i64::from(self.terms.guard_s.unwrap_or_default()) * 1_000;
+        self.fence_due = Some(now.plus_ms(ATTACH_WITHIN_MS.max(guard_ms + GRACE_MS)));
+    }
+
+    fn commits(&mut self, now: EpochMs, out: &mut Out) {
+        match self.state {
+            State::Sent | State::Unknown => {
+                self.committed = true;
+                self.packets.live = None;
+                self.applied(now, out);
+            }
+            State::Applied => self.committed = true,
+            State::Attached if !self.is_settled() => {
+                self.committed = true;
+                self.settle(now, out);
+            }
+            _ => {}
+        }
+    }
+
+    fn reverts(&mut self, now: EpochMs, is_final: bool, out: &mut Out) {
+        let may_revert = !self.committed
+            && matches!(self.state, State::Sent | State::Unknown | State::Applied | State::Attached);
+        match self.packets.live {
+            _ if !may_revert => {}
+            Some(_) if !is_final => {
+                if self.state != State::Unknown {
+                    self.unknown(now, out);
+                }
+            }
+            _ => self.close(now, State::Reverted, Reason::Reverted, out),
+        }
+    }
+
+    fn untouched(&mut self, now: EpochMs, refusal: Option<CardRefusal>, out: &mut Out) {
+        match refusal {
+            Some(refusal) if !refusal.is_passing() => {
+                if matches!(refusal, CardRefusal::WrongCode | CardRefusal::Locked) {
+                    out.push(Command::Alarm(Alarm::WrongAdminCode));
+                }
+                self.close(now, State::Refused, Reason::Card(refusal), out);
+            }
+            Some(_) => self.not_taken(now, BUSY_MS, out),
+            None => self.not_taken(now, 0, out),
+        }
+    }
+
+    /// The card has identity 1 and no message of this change can be executed any more: once more, or the end.
+    fn not_taken(&mut self, now: EpochMs, after_ms: i64, out: &mut Out) {
+        if self.give_up {
+            self.close(now, State::Cancelled, Reason::Cancelled, out);
+        } else if after_ms == 0 {
+            self.enter(now, State::Armed, out);
+        } else {
+            self.note(now, State::Armed);
+            self.due = Some(now.plus_ms(after_ms));
+        }
+    }
+
+    fn imsi_2(&self) -> Option<Imsi> {
+        self.identity.map(|identity| identity.imsi)
+    }
+
+    /// The card cannot go back to identity 1 by itself.
+    fn is_settled(&self) -> bool {
+        self.terms.guard_s.is_none() || self.committed
+    }
+}
+
+/// 2, 4, 8, ... seconds, at most [`PAUSE_S_MAX`].
+fn pause_ms(tries: u16) -> i64 {
+    (1_000_i64 << tries.min(16)).min(i64::from(PAUSE_S_MAX) * 1_000)
+}
