@@ -1,8 +1,9 @@
 //! Software cards out of vendor files: the same row that the platform imports makes the card, as in a factory.
 
 use simtide_card::{KeySetPersonalization, Personalization, PskPersonalization, Secret, pin};
-use simtide_protocol::card_file::{self, AuthenticationAlgorithm, CardRow, FileError, Item, Reader};
+use simtide_protocol::card_file::{self, CardRow, FileError, Item, Reader};
 use simtide_protocol::ids::{EpochMs, Iccid};
+use simtide_protocol::personalization::Identity;
 use simtide_protocol::profile::{Profile, PskIdentityForm};
 use simtide_protocol::scp80::{Counter, Key};
 use simtide_protocol::scp81::{EuiccIdentity, PskIdentity};
@@ -96,9 +97,6 @@ pub fn of_row(
     let iccid = row.iccid;
     let missing = |what| PersonalizationError::Missing { iccid, what };
     let unfit = |what, reason: String| PersonalizationError::Unfit { iccid, what, reason };
-    if row.algorithm != AuthenticationAlgorithm::Milenage {
-        return Err(unfit("algorithm", "cards in software know Milenage".to_owned()));
-    }
     let key = |what, secret: &card_file::Secret| {
         Key::new(secret.as_bytes()).map_err(|error| unfit(what, error.to_string()))
     };
@@ -119,16 +117,28 @@ pub fn of_row(
     Ok(Personalization {
         iccid,
         eid: row.eid,
-        imsi: row.imsi.ok_or_else(|| missing("imsi"))?,
+        identity: identity(row)?,
         msisdn: row.msisdn,
-        k: sixteen(row.ki.as_ref()).ok_or_else(|| missing("ki of 16 bytes"))?,
-        opc: sixteen(row.opc.as_ref()).ok_or_else(|| missing("opc of 16 bytes"))?,
         key_sets,
         psk,
         adm1: eight(row.admin_code.as_ref()).ok_or_else(|| missing("admin code of 8 bytes"))?,
         pin1: digits(row.pin1.as_ref()),
         puk1: digits(row.puk1.as_ref()),
         files: poll_file(profile, first_poll.or(row.next_poll)),
+    })
+}
+
+/// The first subscription: IMSI, algorithm, keys.
+fn identity(row: &CardRow) -> Result<Identity, PersonalizationError> {
+    let iccid = row.iccid;
+    let missing = |what| PersonalizationError::Missing { iccid, what };
+    let imsi = row.imsi.ok_or_else(|| missing("imsi"))?;
+    let k = row.ki.clone().ok_or_else(|| missing("ki"))?;
+    let opc = row.opc.clone().ok_or_else(|| missing("opc"))?;
+    Identity::new(imsi, row.algorithm, k, opc).map_err(|error| PersonalizationError::Unfit {
+        iccid,
+        what: "ki or opc",
+        reason: error.to_string(),
     })
 }
 
@@ -159,10 +169,6 @@ fn poll_file(
 ) -> Vec<(simtide_protocol::profile::FilePath, Vec<u8>)> {
     let Some(date) = first_poll else { return Vec::new() };
     vec![(profile.poll.file.clone(), profile.poll.first_file().with_next(date).encode().to_vec())]
-}
-
-fn sixteen(secret: Option<&card_file::Secret>) -> Option<Secret<16>> {
-    secret?.as_bytes().try_into().ok().map(Secret::new)
 }
 
 fn eight(secret: Option<&card_file::Secret>) -> Option<Secret<8>> {
@@ -217,7 +223,7 @@ mod tests {
     fn the_test_card_is_complete() {
         let profile = Profile::standard();
         let card = of_test_card(&profile);
-        assert_eq!(card.imsi.to_string(), "001010000000001");
+        assert_eq!(card.identity.imsi.to_string(), "001010000000001");
         assert_eq!(card.psk.unwrap().identity, b"8988211000000000011");
         assert!(!card.key_sets.is_empty());
     }

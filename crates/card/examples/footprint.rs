@@ -8,6 +8,7 @@
 use simtide_card::secure_channel::NoChannels;
 use simtide_card::{Card, Environment, KeySetPersonalization, Personalization, PskPersonalization, Secret};
 use simtide_protocol::ids::Iccid;
+use simtide_protocol::personalization::Identity;
 use simtide_protocol::profile::Profile;
 use simtide_protocol::scp80::{Counter, Key};
 use std::sync::Arc;
@@ -46,10 +47,9 @@ fn card(profile: &Arc<Profile>, number: usize) -> Card {
     let personalization = Personalization {
         iccid: Iccid::with_check_digit(&format!("8988211{number:011}")).unwrap(),
         eid: None,
-        imsi: format!("00101{number:010}").parse().unwrap(),
+        identity: Identity::milenage(format!("00101{number:010}").parse().unwrap(), &[1; 16], &[2; 16])
+            .unwrap(),
         msisdn: format!("43664{number:07}").parse().ok(),
-        k: Secret::new([1; 16]),
-        opc: Secret::new([2; 16]),
         key_sets: vec![KeySetPersonalization {
             index: 1,
             kic: key(),

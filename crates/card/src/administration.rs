@@ -48,7 +48,7 @@ impl Card {
             ApplicationKind::RfmUicc | ApplicationKind::RfmUsim if !manages_content => {
                 Ok(application.clone())
             }
-            ApplicationKind::VendorPatch => Ok(application.clone()),
+            ApplicationKind::VendorPatch | ApplicationKind::Personalization => Ok(application.clone()),
             _ => Err(ScriptStatus::NotASecurityDomain),
         }
     }
@@ -107,6 +107,10 @@ impl Host for Administered<'_> {
             }
             Err(status) => (status, Vec::new()),
         }
+    }
+
+    fn wants_service_events(&self) -> bool {
+        self.card.wants_service_events()
     }
 
     fn enqueue(&mut self, token: u16, command: Proactive) -> Result<(), QueueFull> {

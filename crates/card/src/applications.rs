@@ -45,7 +45,8 @@ impl Card {
             ApplicationKind::Isd
             | ApplicationKind::RfmUicc
             | ApplicationKind::RfmUsim
-            | ApplicationKind::VendorPatch => self.run_script(application, data, capacity),
+            | ApplicationKind::VendorPatch
+            | ApplicationKind::Personalization => self.run_script(application, data, capacity),
             ApplicationKind::AdminAgent => {
                 // What is no trigger has no effect; the sender has its proof that it arrived, or asked for none.
                 self.with_agent(environment, |agent, host, channels| {
@@ -53,7 +54,6 @@ impl Card {
                 });
                 Vec::new()
             }
-            ApplicationKind::Personalization => Vec::new(),
         }
     }
 
@@ -73,7 +73,8 @@ impl Card {
             ApplicationKind::RfmUicc | ApplicationKind::RfmUsim => self.remote_file_command(session, command),
             ApplicationKind::Isd => self.content_command(command),
             ApplicationKind::VendorPatch => self.patch_command(command),
-            ApplicationKind::AdminAgent | ApplicationKind::Personalization => StatusWord::INSTRUCTION.into(),
+            ApplicationKind::Personalization => self.personalization_command(command),
+            ApplicationKind::AdminAgent => StatusWord::INSTRUCTION.into(),
         };
         if command.le.is_none() {
             return session.channel.keep(command, response);

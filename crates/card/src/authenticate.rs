@@ -1,16 +1,21 @@
-//! AUTHENTICATE with Milenage (3GPP TS 31.102, 7.1.2; ETSI TS 102 221, 11.1.16).
+//! AUTHENTICATE with Milenage or TUAK (3GPP TS 31.102, 7.1.2; ETSI TS 102 221, 11.1.16).
 
 use crate::card::Card;
 use crate::channel::Selection;
-use crate::personalization::Secret;
 use crate::storage::Kind;
-use simtide_protocol::aka::{AkaFunctions, Outcome, SqnArray, authenticate, gsm_key, gsm_response};
+use simtide_protocol::aka::{
+    AkaFunctions, Functions, Outcome, SqnArray, authenticate, gsm_key, gsm_response,
+};
 use simtide_protocol::apdu::{Command, StatusWord};
-use simtide_protocol::milenage::Milenage;
+use simtide_protocol::card_file::AuthenticationAlgorithm;
+use simtide_protocol::ids::Imsi;
+use simtide_protocol::personalization::{DIGEST_BYTES, Identity, identity_digest};
 use simtide_protocol::profile::Authority;
 
-/// Algorithm byte of the stored subscriber: Milenage.
+/// Algorithm byte of the stored subscriber: K (16), OPc (16).
 const MILENAGE: u8 = 0x01;
+/// Algorithm byte of the stored subscriber: iterations (1), TOPc (32), K (16 or 32).
+const TUAK: u8 = 0x02;
 
 /// The first bytes of an ADF USIM's AID (ETSI TS 101 220, annex E).
 const USIM: [u8; 7] = [0xA0, 0x00, 0x00, 0x00, 0x87, 0x10, 0x02];
@@ -59,6 +64,7 @@ impl Card {
         match authenticate(&functions, &mut array, &rand, &autn) {
             Outcome::Success(answer) => {
                 self.storage.put(Kind::SequenceNumbers, 0, &array.encode());
+                self.authenticated();
                 let mut out = vec![SUCCESS];
                 for part in [&answer.res[..], &answer.ck, &answer.ik] {
                     push_field(&mut out, part);
@@ -96,20 +102,48 @@ impl Card {
         Ok((gsm_response(&answer.res), gsm_key(&answer.ck, &answer.ik)))
     }
 
-    pub(crate) fn set_subscriber(&mut self, k: &Secret<16>, opc: &Secret<16>) {
-        let mut entry = zeroize::Zeroizing::new(vec![MILENAGE]);
-        entry.extend_from_slice(k.expose());
-        entry.extend_from_slice(opc.expose());
+    pub(crate) fn set_subscriber(&mut self, identity: &Identity) {
+        let (k, opc) = (identity.k.as_bytes(), identity.opc.as_bytes());
+        let mut entry = zeroize::Zeroizing::new(Vec::with_capacity(2 + 64));
+        match identity.algorithm {
+            AuthenticationAlgorithm::Milenage => {
+                entry.push(MILENAGE);
+                entry.extend_from_slice(k);
+                entry.extend_from_slice(opc);
+            }
+            AuthenticationAlgorithm::Tuak => {
+                entry.extend_from_slice(&[TUAK, identity.iterations]);
+                entry.extend_from_slice(opc);
+                entry.extend_from_slice(k);
+            }
+        }
         self.storage.put(Kind::Subscriber, 0, &entry);
     }
 
-    fn subscriber_functions(&self) -> Result<impl AkaFunctions + use<>, StatusWord> {
-        let entry = self.storage.get(Kind::Subscriber, 0).ok_or(StatusWord::REFERENCE_NOT_FOUND)?;
-        let Some((&MILENAGE, keys)) = entry.split_first() else { return Err(StatusWord::SECURITY_CONTEXT) };
-        match keys.as_chunks::<16>() {
-            ([k, opc], []) => Ok(Milenage::new(k, opc)),
-            _ => Err(StatusWord::TECHNICAL),
+    /// Algorithm, K, OPc or TOPc, iterations.
+    fn subscriber(&self) -> Option<(AuthenticationAlgorithm, &[u8], &[u8], u8)> {
+        match self.storage.get(Kind::Subscriber, 0)? {
+            [MILENAGE, keys @ ..] => {
+                let (k, opc) = keys.split_at_checked(16)?;
+                Some((AuthenticationAlgorithm::Milenage, k, opc, 1))
+            }
+            [TUAK, iterations, keys @ ..] => {
+                let (opc, k) = keys.split_at_checked(32)?;
+                Some((AuthenticationAlgorithm::Tuak, k, opc, *iterations))
+            }
+            _ => None,
         }
+    }
+
+    fn subscriber_functions(&self) -> Result<Functions, StatusWord> {
+        let (algorithm, k, opc, iterations) = self.subscriber().ok_or(StatusWord::REFERENCE_NOT_FOUND)?;
+        Functions::new(algorithm, k, opc, iterations).map_err(|_| StatusWord::TECHNICAL)
+    }
+
+    /// The digest of the identity with this IMSI and the card's own keys.
+    pub(crate) fn subscriber_digest(&self, imsi: &Imsi) -> Option<[u8; DIGEST_BYTES]> {
+        let (_, k, opc, _) = self.subscriber()?;
+        Some(identity_digest(imsi, k, opc))
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Session {
     pub(crate) poll: poll::Agent,
     /// Files whose content scripts have changed since the last REFRESH.
     pub(crate) changed_files: std::collections::BTreeSet<crate::files::FileId>,
+    /// The personalization application's volatile state.
+    pub(crate) applet: crate::subscription::Applet,
     /// A load file or patch on its way in, block by block.
     pub(crate) loading: crate::applications::Loading,
 }
@@ -117,6 +119,9 @@ impl Card {
 
     /// Power on or reset: the session starts anew. The answer to reset.
     pub fn reset(&mut self, _environment: &mut Environment<'_>) -> Vec<u8> {
+        // With the session of identity 1 gone, what is staged takes its place: one record of the journal.
+        self.session = None;
+        self.swap_identity();
         self.session = Some(Box::new(Session::new()));
         self.profile.answer_to_reset.clone()
     }
@@ -160,6 +165,7 @@ impl Card {
             _ => self.on_channel(number, command),
         };
         if number == 0 {
+            self.settle_applet();
             response.status = self.session().toolkit.status(response.status);
         }
         response
@@ -170,6 +176,9 @@ impl Card {
         let Some(mut channel) = self.session().channels[number].take() else {
             return StatusWord::CHANNEL_NOT_SUPPORTED.into();
         };
+        if command.ins == 0xF2 {
+            self.count_status();
+        }
         let keeps = self.profile.keeps_response_data;
         let authority = self.terminal_authority();
         let response = if command.cla == 0xA0 {
@@ -226,6 +235,7 @@ impl Card {
     fn terminal_profile(&mut self, environment: &mut Environment<'_>, command: &Command<'_>) -> Response {
         self.session().toolkit.start(command.data);
         self.with_agent(environment, |agent, host, channels| agent.start(host, channels));
+        self.start_applet();
         Response::ok(Vec::new())
     }
 
@@ -257,7 +267,8 @@ impl Card {
     ) {
         match answered.owner {
             // A message that could not be sent is as one that was lost on the air.
-            Owner::Card | Owner::Personalization | Owner::Ota => {}
+            Owner::Card | Owner::Ota => {}
+            Owner::Personalization => self.applet_answered(answered.token, response),
             Owner::Poll => self.with_agent(environment, |agent, host, channels| {
                 agent.answer(host, channels, answered.token, response);
             }),
@@ -282,6 +293,7 @@ impl Card {
             | Envelope::TimerExpired { .. }
             | Envelope::Other { .. } => {
                 self.with_agent(environment, |agent, host, channels| agent.notice(host, channels, &envelope));
+                self.applet_noticed(&envelope);
                 Response::ok(Vec::new())
             }
         }

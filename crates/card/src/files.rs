@@ -179,6 +179,17 @@ impl Card {
         (0..).zip(&self.profile.files).find(|(_, file)| file.path == *other).map_or(id, |(owner, _)| owner)
     }
 
+    /// The storage entry with the content that the file at a path shows.
+    pub(crate) fn content_entry(&self, path: &FilePath) -> Option<u16> {
+        self.file_at(path.fids()).map(|file| self.content_owner(file.id))
+    }
+
+    /// The path of the file whose content the file at a path shows: two names of one file become one.
+    pub(crate) fn content_path(&self, path: &FilePath) -> Option<FilePath> {
+        let owner = self.content_entry(path)?;
+        Some(self.definition(owner).map_or_else(|| path.clone(), |definition| definition.path.clone()))
+    }
+
     /// The content of a file: its own, or the first that the profile gives it.
     pub(crate) fn content(&self, file: &File) -> Vec<u8> {
         let owner = self.content_owner(file.id);

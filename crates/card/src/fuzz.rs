@@ -5,6 +5,7 @@ use crate::secure_channel::NoChannels;
 use crate::storage::Storage;
 use crate::{Card, Environment, KeySetPersonalization, Personalization, Secret, whole_journal};
 use simtide_protocol::ids::Iccid;
+use simtide_protocol::personalization::Identity;
 use simtide_protocol::profile::Profile;
 use simtide_protocol::scp80::{Counter, Key};
 use std::sync::{Arc, LazyLock};
@@ -64,10 +65,8 @@ fn card() -> Option<Card> {
     let personalization = Personalization {
         iccid: Iccid::with_check_digit("898821100000000001").ok()?,
         eid: None,
-        imsi: "001010000000001".parse().ok()?,
+        identity: Identity::milenage("001010000000001".parse().ok()?, &[1; 16], &[2; 16]).ok()?,
         msisdn: None,
-        k: Secret::new([0; 16]),
-        opc: Secret::new([0; 16]),
         key_sets: vec![KeySetPersonalization {
             index: 1,
             kic: key()?,

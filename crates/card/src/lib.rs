@@ -9,11 +9,12 @@
 //! | `card` | dispatch of commands, logical channels, reset |
 //! | `storage` | entries and journal: what survives power loss |
 //! | `files` | file system of the profile with the card's own changes |
-//! | `pins`, `authenticate`, `keys` | codes, Milenage, OTA and TLS keys |
+//! | `pins`, `authenticate`, `keys` | codes, Milenage and TUAK, OTA and TLS keys |
 //! | `gsm` | the class byte A0 of old devices |
 //! | `toolkit` | proactive commands, terminal responses, envelopes |
 //! | `ota`, `messages` | secured packets and their proofs of receipt |
 //! | `applications` | scripts: remote file and application management, vendor patch |
+//! | `subscription` | another identity over the air, the menu that asks for it |
 //! | `poll` | the agent that keeps the dates of contact |
 
 mod administration;
@@ -32,6 +33,7 @@ mod pins;
 mod poll;
 pub mod secure_channel;
 mod storage;
+mod subscription;
 mod terminal;
 pub mod toolkit;
 

@@ -3,9 +3,11 @@
 use crate::card::Card;
 use crate::ota::{Delivery, Receiver, Reception};
 use crate::secure_channel::Environment;
+use crate::subscription::LateProof;
 use crate::toolkit::{Owner, Proactive};
 use simtide_protocol::apdu::{Response, StatusWord};
 use simtide_protocol::sms::Deliver;
+use zeroize::Zeroizing;
 
 impl Card {
     /// SMS-PP download: a secured packet, a part of one, or something that nobody here wants.
@@ -43,7 +45,19 @@ impl Card {
                 let Some(application) = profile.application_by_tar(command.tar) else {
                     return StatusWord::WARNING.into();
                 };
+                let was_asking = self.is_asking();
                 let answer = self.run(environment, application, &command.data, capacity);
+                if self.is_asking() && !was_asking {
+                    // The proof says what the user will have decided.
+                    let delivery = command.reply.postpone(&keys);
+                    self.answer_later(LateProof {
+                        application: application.clone(),
+                        script: Zeroizing::new(command.data),
+                        capacity,
+                        reply: command.reply,
+                    });
+                    return self.deliver(delivery);
+                }
                 // The answer is protected by the keys that the command was protected by, also after PUT KEY.
                 command.reply.answer(receiver, &keys, &answer)
             }

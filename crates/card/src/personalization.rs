@@ -1,6 +1,7 @@
 //! What makes one card out of a profile.
 
-use simtide_protocol::ids::{Eid, Iccid, Imsi, Msisdn};
+use simtide_protocol::ids::{Eid, Iccid, Msisdn};
+use simtide_protocol::personalization::Identity;
 use simtide_protocol::profile::FilePath;
 use simtide_protocol::scp80::{Counter, Key};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -58,19 +59,15 @@ pub struct Personalization {
     pub iccid: Iccid,
     /// Where the element is embedded.
     pub eid: Option<Eid>,
-    /// Stands in EF.IMSI.
-    pub imsi: Imsi,
+    /// The first subscription: EF.IMSI, algorithm, keys.
+    pub identity: Identity,
     /// Stands in EF.MSISDN.
     pub msisdn: Option<Msisdn>,
-    /// K of Milenage.
-    pub k: Secret<16>,
-    /// OPc of Milenage.
-    pub opc: Secret<16>,
     /// OTA keys.
     pub key_sets: Vec<KeySetPersonalization>,
     /// Identity and key of TLS; without it the card makes no polls.
     pub psk: Option<PskPersonalization>,
-    /// Presented as ADM 1; eight bytes.
+    /// The admin code: presented as ADM 1, and what a change of operator is protected by; eight bytes.
     pub adm1: Secret<8>,
     /// PIN 1: four to eight digits; without it `0000`.
     pub pin1: Option<Secret<8>>,

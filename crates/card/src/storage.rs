@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Subscriber = 0x30,
     /// Highest sequence numbers.
     SequenceNumbers = 0x31,
+    /// The personalization application's own: see `subscription`.
+    Personalization = 0x32,
     /// An OTA key set with its counter, by index.
     KeySet = 0x40,
     /// PSK identity and key.

@@ -8,7 +8,7 @@ use crate::pins::{Pin, PinReference};
 use crate::storage::Kind;
 use simtide_protocol::apdu::{Command, Response, StatusWord};
 use simtide_protocol::ids::{Imsi, Msisdn, tbcd};
-use simtide_protocol::profile::{Authority, Content};
+use simtide_protocol::profile::{ApplicationKind, Authority, Content};
 
 impl Card {
     /// Any command that is not the toolkit's nor MANAGE CHANNEL.
@@ -71,8 +71,8 @@ impl Card {
         for (id, definition) in (0..).zip(&profile.files) {
             let own = match definition.from {
                 Some(Content::Iccid) => personalization.iccid.to_file().to_vec(),
-                Some(Content::Imsi) => personalization.imsi.to_file().to_vec(),
-                Some(Content::AccessClass) => access_class(&personalization.imsi).to_vec(),
+                Some(Content::Imsi) => personalization.identity.imsi.to_file().to_vec(),
+                Some(Content::AccessClass) => access_class(&personalization.identity.imsi).to_vec(),
                 Some(Content::Msisdn) => match personalization.msisdn {
                     Some(msisdn) => msisdn_record(&msisdn, definition.structure.size()),
                     None => continue,
@@ -89,7 +89,7 @@ impl Card {
             self.write_file(path, content);
         }
         self.write_codes(personalization);
-        self.set_subscriber(&personalization.k, &personalization.opc);
+        self.set_subscriber(&personalization.identity);
         for set in &personalization.key_sets {
             self.set_key_set(set);
         }
@@ -113,6 +113,9 @@ impl Card {
         let adm1 = *personalization.adm1.expose();
         let administrative = settings.administrative_attempts;
         self.set_pin(PinReference::Adm1, &Pin::new(adm1, [0xFF; 8], administrative, 0, true));
+        if self.profile.application(ApplicationKind::Personalization).is_some() {
+            self.set_admin_code(&adm1, self.profile.personalization.attempts);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use simtide_card::secure_channel::NoChannels;
 use simtide_card::{Card, Environment, KeySetPersonalization, Personalization, Secret};
 use simtide_protocol::ids::{EpochMs, Tar};
+use simtide_protocol::personalization::Identity;
 use simtide_protocol::profile::Profile;
 use simtide_protocol::scp80::{
     CommandHeader, Counter, Key, KeySet, Kic, Kid, Response, ResponseStatus, Security, Spi, open_response,
@@ -36,10 +37,8 @@ fn personalization() -> Personalization {
     Personalization {
         iccid: "8943010000000000019".parse().unwrap(),
         eid: None,
-        imsi: "001010000000001".parse().unwrap(),
+        identity: Identity::milenage("001010000000001".parse().unwrap(), &[1; 16], &[2; 16]).unwrap(),
         msisdn: None,
-        k: Secret::new([1; 16]),
-        opc: Secret::new([2; 16]),
         key_sets: vec![KeySetPersonalization {
             index: 1,
             kic: key(0x11),

@@ -366,10 +366,10 @@ fn a_card_may_tell_its_device_which_files_have_changed() {
     // The proof of receipt leaves first.
     let proof = platform.bench.transmit("8012000000");
     assert_eq!(tlv::find_comprehension(tlv::find(&proof, 0xD0).unwrap(), 0x01).unwrap()[1], 0x13);
-    platform.bench.transmit("801400000C810304130082028281830100");
+    platform.bench.transmit("801400000C810305130082028281830100");
     let refresh = platform.bench.transmit("8012000000");
     // REFRESH, file change notification, one file.
-    assert_eq!(hex::encode(&refresh[..refresh.len() - 2]), "d0128103050101820281829207013f007f906f04");
+    assert_eq!(hex::encode(&refresh[..refresh.len() - 2]), "d0128103060101820281829207013f007f906f04");
 }
 
 #[test]

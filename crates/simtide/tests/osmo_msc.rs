@@ -12,6 +12,7 @@ use osmocom::phone::Phone;
 use simtide_card::{KeySetPersonalization, Personalization, Secret};
 use simtide_device::SmsReport;
 use simtide_protocol::ids::{EpochMs, Imsi, Msisdn, Tar};
+use simtide_protocol::personalization::Identity;
 use simtide_protocol::scp80::{
     CommandHeader, Counter, Key, KeySet, Kic, Kid, ResponseStatus, Security, Spi, open_response, seal,
 };
@@ -169,10 +170,8 @@ fn personalization(imsi: Imsi) -> Personalization {
     Personalization {
         iccid: "8943010000000000019".parse().unwrap(),
         eid: None,
-        imsi,
+        identity: Identity::milenage(imsi, &[1; 16], &[2; 16]).unwrap(),
         msisdn: None,
-        k: Secret::new([1; 16]),
-        opc: Secret::new([2; 16]),
         key_sets: vec![keys],
         psk: None,
         adm1: Secret::new([3; 8]),

@@ -211,7 +211,7 @@ impl Card {
     }
 
     /// STORE DATA (11.11) of BER-TLVs: the campaign's mark, the session parameters, anything else by its tag.
-    pub(super) fn store_data(&mut self, data: &[u8]) -> Result<(), StatusWord> {
+    pub(crate) fn store_data(&mut self, data: &[u8]) -> Result<(), StatusWord> {
         let objects = Reader::new(data).collect::<Result<Vec<_>, _>>().map_err(|_| StatusWord::WRONG_DATA)?;
         if objects.is_empty() {
             return Err(StatusWord::WRONG_DATA);

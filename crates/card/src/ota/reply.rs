@@ -90,7 +90,17 @@ impl Reply {
         }
     }
 
-    /// Answers by SMS-SUBMIT, whatever was asked for: after [`Reply::announce`].
+    /// Says nothing yet, or that the proof proper is to follow, as the command asked for its way: for an application that
+    /// has to wait for somebody. [`Reply::answer_later`] follows.
+    pub fn postpone(&self, keys: &dyn Keyring) -> Delivery {
+        if self.security.spi.por_by_submit() && !self.behaviour.announces_por_by_submit {
+            Delivery::silent(StatusWord::OK)
+        } else {
+            self.announce(keys)
+        }
+    }
+
+    /// Answers by SMS-SUBMIT, whatever was asked for: after [`Reply::announce`] or [`Reply::postpone`].
     pub fn answer_later(&self, receiver: &mut Receiver, keys: &dyn Keyring, data: &[u8]) -> Vec<Submit> {
         if !self.is_wanted(ResponseStatus::PorOk) {
             return Vec::new();

@@ -42,6 +42,8 @@ pub(crate) trait Host {
         content_type: ContentType,
         script: &[u8],
     ) -> (ScriptStatus, Vec<u8>);
+    /// Whether another application wants to know when the device is in service: there is one list of events.
+    fn wants_service_events(&self) -> bool;
     /// Queues a proactive command.
     fn enqueue(&mut self, token: u16, command: Proactive) -> Result<(), QueueFull>;
     /// A random number.

@@ -138,7 +138,10 @@ impl Agent {
     /// TERMINAL PROFILE: the device is ready.
     pub(crate) fn start(&mut self, host: &mut dyn Host, channels: &dyn SecureChannels) {
         *self = Self::default();
-        let events = vec![DeviceEvent::DataAvailable, DeviceEvent::ChannelStatus];
+        let mut events = vec![DeviceEvent::DataAvailable, DeviceEvent::ChannelStatus];
+        if host.wants_service_events() {
+            events.push(DeviceEvent::LocationStatus);
+        }
         self.enqueue(host, token::EVENTS, Proactive::SetUpEventList(events));
         let memory = Memory::load(host);
         if memory.open {

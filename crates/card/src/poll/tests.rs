@@ -105,6 +105,10 @@ impl Host for TestCard {
     fn psk(&self) -> Option<Psk> {
         Some(Psk { identity: b"card-1".to_vec(), key: Zeroizing::new(vec![7; 16]) })
     }
+    fn wants_service_events(&self) -> bool {
+        false
+    }
+
     fn execute(
         &mut self,
         application: Option<Aid>,

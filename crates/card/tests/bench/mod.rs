@@ -3,6 +3,7 @@
 
 use simtide_card::secure_channel::NoChannels;
 use simtide_card::{Card, Environment, KeySetPersonalization, Personalization, PskPersonalization, Secret};
+use simtide_protocol::personalization::Identity;
 use simtide_protocol::profile::Profile;
 use simtide_protocol::scp80::{Counter, Key};
 use std::sync::Arc;
@@ -21,10 +22,8 @@ pub fn personalization() -> Personalization {
     Personalization {
         iccid: "8988211000000000011".parse().unwrap(),
         eid: None,
-        imsi: "001010000000001".parse().unwrap(),
+        identity: Identity::milenage("001010000000001".parse().unwrap(), &bytes(K), &bytes(OPC)).unwrap(),
         msisdn: Some("436641234567".parse().unwrap()),
-        k: Secret::new(bytes(K)),
-        opc: Secret::new(bytes(OPC)),
         key_sets: vec![KeySetPersonalization {
             index: 1,
             kic: Key::new(&KIC).unwrap(),

@@ -2,7 +2,7 @@
 //!
 //! | command | P1 P2 | data | answers |
 //! |---|---|---|---|
-//! | `80 E2` STORE | `00` more follow, `80` the last; block number, from 0 | a part of the message | to the last: [`super::Answer`] |
+//! | `80 5C` STORE | `00` more follow, `80` the last; block number, from 0 | a part of the message | to the last: [`super::Answer`] |
 //! | `80 CA` GET STATUS | `DF 60` | none | [`super::Status`] |
 //! | `80 56` READ IDENTITY | `00 00` | admin code (8) | card id, EF.IMSI, digest of the identity |
 //! | `80 DA` PUT OPERATORS | `DF 61` | the list of the card's menu | none |
@@ -63,10 +63,10 @@ impl<'a> PersonalizationCommand<'a> {
             return Err(StatusWord::CLASS);
         }
         match (command.ins, command.p1, command.p2) {
-            (0xE2, p1 @ (0 | LAST), block) if !command.data.is_empty() => {
+            (0x5C, p1 @ (0 | LAST), block) if !command.data.is_empty() => {
                 Ok(Self::Store { block, last: p1 == LAST, bytes: command.data })
             }
-            (0xE2, 0 | LAST, _) => Err(StatusWord::WRONG_LENGTH),
+            (0x5C, 0 | LAST, _) => Err(StatusWord::WRONG_LENGTH),
             (0xCA, 0xDF, 0x60) => Ok(Self::ReadStatus),
             (0xCA, ..) => Err(StatusWord::REFERENCE_NOT_FOUND),
             (0x56, 0, 0) => {
@@ -82,7 +82,7 @@ impl<'a> PersonalizationCommand<'a> {
                 }
                 Ok(Self::ShowText { text })
             }
-            (0xE2 | 0x56 | 0x54, ..) => Err(StatusWord::WRONG_P1_P2),
+            (0x5C | 0x56 | 0x54, ..) => Err(StatusWord::WRONG_P1_P2),
             _ => Err(StatusWord::INSTRUCTION),
         }
     }
@@ -99,7 +99,7 @@ pub fn commands(message: &[u8]) -> Vec<Vec<u8>> {
         .zip(blocks)
         .map(|(number, block)| {
             let last = usize::from(number) + 1 == count;
-            let command = Command::new(0x80, 0xE2, if last { LAST } else { 0 }, number).with_data(block);
+            let command = Command::new(0x80, 0x5C, if last { LAST } else { 0 }, number).with_data(block);
             if last { command.with_le(256).encode() } else { command.encode() }
         })
         .collect()
@@ -175,9 +175,9 @@ mod tests {
             matches!(command, PersonalizationCommand::PutOperators { list: [1] })
         });
         for (wrong, status) in [
-            ("00e2800001aa", StatusWord::CLASS),
-            ("80e2400001aa", StatusWord::WRONG_P1_P2),
-            ("80e28000", StatusWord::WRONG_LENGTH),
+            ("005c800001aa", StatusWord::CLASS),
+            ("805c400001aa", StatusWord::WRONG_P1_P2),
+            ("805c8000", StatusWord::WRONG_LENGTH),
             ("80cadf5200", StatusWord::REFERENCE_NOT_FOUND),
             ("80560000021234", StatusWord::WRONG_LENGTH),
             ("8054000002c328", StatusWord::WRONG_DATA),

@@ -255,7 +255,7 @@ impl Shown for char {
 
 fn path(fids: &[u8]) -> Option<FilePath> {
     let (fids, rest) = fids.as_chunks::<2>();
-    let text: Vec<String> = fids.iter().map(|fid| hex::encode_upper(fid)).collect();
+    let text: Vec<String> = fids.iter().map(hex::encode_upper).collect();
     if rest.is_empty() { text.join("/").parse().ok() } else { None }
 }
 

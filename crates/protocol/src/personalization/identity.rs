@@ -68,6 +68,15 @@ impl Identity {
         Self { imsi, algorithm, k, opc, iterations: 1 }.checked()
     }
 
+    /// A subscriber with Milenage.
+    ///
+    /// # Errors
+    /// K is all zero.
+    pub fn milenage(imsi: Imsi, k: &[u8; 16], opc: &[u8; 16]) -> Result<Self, IdentityError> {
+        let secret = |bytes| Secret::new(bytes).ok_or(IdentityError::Keys);
+        Self::new(imsi, AuthenticationAlgorithm::Milenage, secret(k)?, secret(opc)?)
+    }
+
     fn checked(self) -> Result<Self, IdentityError> {
         if self.k.as_bytes().iter().all(|byte| *byte == 0) {
             return Err(IdentityError::ZeroKey);

@@ -151,7 +151,11 @@ impl Message {
         if out.len() > MESSAGE_BYTES_MAX { Err(MessageError::TooLong(out.len())) } else { Ok(out) }
     }
 
-    fn body(&self) -> Result<Zeroizing<Vec<u8>>, MessageError> {
+    /// The content without its protection, in the clear: how a card keeps it until the reset.
+    ///
+    /// # Errors
+    /// Texts or times are beyond their limits.
+    pub fn body(&self) -> Result<Zeroizing<Vec<u8>>, MessageError> {
         if self.operator_name.is_empty() || self.operator_name.len() > NAME_BYTES_MAX {
             return Err(MessageError::Range { what: "the operator's name", limit: "1 to 32 bytes of UTF-8" });
         }
@@ -177,7 +181,11 @@ impl Message {
         Ok(body)
     }
 
-    fn parse(change: ChangeId, body: &[u8]) -> Result<Self, OpenFailure> {
+    /// Reads [`Message::body`].
+    ///
+    /// # Errors
+    /// The bytes are something else.
+    pub fn of_body(change: ChangeId, body: &[u8]) -> Result<Self, OpenFailure> {
         let malformed = OpenFailure::Malformed;
         let Some([flags]) = find(body, tag::OPTIONS) else { return Err(malformed("options")) };
         let guard_s = match find(body, tag::GUARD) {
@@ -274,7 +282,7 @@ impl<'a> Sealed<'a> {
                 if !bool::from(admin_code.as_slice().ct_eq(code)) {
                     return Err(OpenFailure::WrongCode);
                 }
-                Message::parse(self.change, body)
+                Message::of_body(self.change, body)
             }
             Protected::Keys { check, encrypted } => {
                 let keys = DerivedKeys::new(admin_code, card, self.change);
@@ -282,7 +290,7 @@ impl<'a> Sealed<'a> {
                     return Err(OpenFailure::WrongCode);
                 }
                 let body = keys.decrypt(encrypted).ok_or(OpenFailure::Malformed("encrypted body"))?;
-                Message::parse(self.change, &body)
+                Message::of_body(self.change, &body)
             }
         }
     }
