@@ -25,6 +25,11 @@ const TARGETS: &[(&str, Target)] = &[
     ("card_file_contents", fuzz::card_file_contents),
     ("vendor_out", fuzz::vendor_out),
     ("vendor_csv", fuzz::vendor_csv),
+    ("eap_server", fuzz::eap_server),
+    ("eap_peer", fuzz::eap_peer),
+    ("entitlement_request", fuzz::entitlement_request),
+    ("entitlement_document", fuzz::entitlement_document),
+    ("second_layer", fuzz::second_layer),
 ];
 
 /// Every seed with its target.
