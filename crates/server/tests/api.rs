@@ -58,7 +58,8 @@ impl Server {
         let operator = token("operator", 1, Role::Operator, None);
         let foreign = token("foreign", 2, Role::Admin, None);
         let expired = token("expired", 1, Role::Admin, Some(EpochMs(1)));
-        let api = Arc::new(Api { platform, tokens, metrics: Metrics, vault, imports: Imports::default() });
+        let metrics = Metrics::new(platform.clone());
+        let api = Arc::new(Api { platform, tokens, metrics, vault, imports: Imports::default() });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let routes = api::routes(api.clone());

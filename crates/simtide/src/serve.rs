@@ -95,7 +95,7 @@ async fn serve(config: Config, args: Args) -> Outcome {
     let api = Arc::new(Api {
         platform: platform.clone(),
         tokens,
-        metrics: Metrics,
+        metrics: Metrics::new(platform.clone()),
         vault,
         imports: Imports::default(),
     });
