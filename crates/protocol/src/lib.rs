@@ -14,6 +14,7 @@
 //! | [`poll_date`] | EF.POLL, EF.MARK, and the rule of the next date |
 //! | [`personalization`] | a change of operator: what it puts on a card, and what the card says |
 //! | [`aka`], [`milenage`], [`tuak`] | authentication of subscribers |
+//! | [`gsup`] | how network elements ask a register |
 //! | [`profile`] | what a kind of card can do |
 //! | [`card_file`] | what card vendors deliver |
 //! | [`fuzz`] | targets that take any bytes |
@@ -24,6 +25,7 @@ pub mod card_file;
 pub mod eap;
 pub mod entitlement;
 pub mod fuzz;
+pub mod gsup;
 pub mod ids;
 pub mod milenage;
 pub mod patch;
