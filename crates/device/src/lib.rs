@@ -4,6 +4,7 @@
 //! says what to do, [`Device::next_deadline`] when to come back. The same events at the same times give the same
 //! commands. Its state table stands at [`device`].
 
+pub mod client;
 pub mod device;
 pub mod fuzz;
 pub mod inbound;

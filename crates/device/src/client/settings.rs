@@ -1,0 +1,41 @@
+//! What the client module is given when it is built.
+
+use simtide_protocol::entitlement::{AppId, OTA_APP_DEFAULT};
+use simtide_protocol::second_layer::Known;
+
+/// Settings of the client module; a fleet shares one for many devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// Host of the server's URL, without port: goes into the keys of the second layer.
+    pub server_name: String,
+    /// The application that packets are delivered by.
+    pub app: AppId,
+    /// IMEI or UUID.
+    pub terminal_id: String,
+    /// Maker, at most four characters.
+    pub terminal_vendor: String,
+    /// Model, at most ten characters.
+    pub terminal_model: String,
+    /// AKA' instead of AKA.
+    pub aka_prime: bool,
+    /// Time between two queries when nothing happens, in seconds; the server may ask for less.
+    pub period_s: u32,
+    /// Versions that the card is known to have.
+    pub known: Known,
+}
+
+impl ClientSettings {
+    /// Everything that goes without saying for a server of this name and a device with this IMEI.
+    pub fn of(server_name: &str, imei: &[u8; 15]) -> Self {
+        Self {
+            server_name: server_name.to_ascii_lowercase(),
+            app: OTA_APP_DEFAULT,
+            terminal_id: imei.iter().map(|digit| char::from(*digit)).collect(),
+            terminal_vendor: "SMTD".to_owned(),
+            terminal_model: "device".to_owned(),
+            aka_prime: false,
+            period_s: 86_400,
+            known: Known::default(),
+        }
+    }
+}
