@@ -24,6 +24,8 @@
 pub mod algorithm;
 pub mod checked;
 pub mod front;
+pub mod gateway;
+pub mod http;
 pub mod loopback;
 pub mod memory;
 pub mod own;
