@@ -212,7 +212,7 @@ impl Client {
         }
     }
 
-    fn asked(&mut self, now: EpochMs, random: Random<'_>, receipts: Vec<ItemId>, response: &HttpResponse) {
+    fn asked(&mut self, now: EpochMs, random: Random<'_>, sent: Sent, response: &HttpResponse) {
         let Some(card) = self.card else { return };
         match response.status {
             200 => match Document::from_bytes(&response.body) {
