@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use simtide_platform::card::{CardView, Tags};
+use simtide_platform::subscription::{AgreementTerms, OperatorSettings};
 use simtide_protocol::ids::{Bucket, CardId, Eid, EpochMs};
 use simtide_protocol::profile::{Profile, STANDARD_TEXT};
 use tokio::sync::watch;
@@ -170,12 +171,36 @@ impl Committer for Core {
     }
 }
 
+/// An operator: its row and what is known of it.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    /// Key.
+    pub id: OperatorId,
+    /// Whose operator list it is in.
+    pub tenant: TenantId,
+    /// Unique name.
+    pub name: String,
+    /// What a change of operator needs; `None`: it takes no part in any.
+    pub settings: Option<Arc<OperatorSettings>>,
+}
+
+/// JSON of a row; `None` where there is none, or it cannot be read, which is logged.
+fn read_json<T: serde::de::DeserializeOwned>(text: &str, name: &str) -> Option<T> {
+    if text.is_empty() {
+        return None;
+    }
+    serde_json::from_str(text)
+        .inspect_err(|error| tracing::error!(name, %error, "stored settings are not readable"))
+        .ok()
+}
+
 /// The small rows, by key and by name.
 #[derive(Debug, Default)]
 pub struct Catalogue {
     profiles: HashMap<ProfileId, Arc<Profile>>,
     tags: HashMap<TenantId, Vec<String>>,
-    operators: Vec<(OperatorId, TenantId, String)>,
+    operators: Vec<Operator>,
+    agreements: HashMap<(OperatorId, OperatorId), AgreementTerms>,
     device_kinds: HashMap<u8, String>,
 }
 
@@ -200,13 +225,24 @@ impl Catalogue {
                     }
                     names[bit].clone_from(name);
                 }
-                DirectoryRow::Operator { id, tenant, name, .. } => {
-                    catalogue.operators.push((*id, *tenant, name.clone()));
+                DirectoryRow::Operator { id, tenant, name, settings } => {
+                    let settings = read_json(settings, name).map(Arc::new);
+                    catalogue.operators.push(Operator {
+                        id: *id,
+                        tenant: *tenant,
+                        name: name.clone(),
+                        settings,
+                    });
                 }
                 DirectoryRow::DeviceKind { code, name } => {
                     catalogue.device_kinds.insert(*code, name.clone());
                 }
-                DirectoryRow::Tenant { .. } | DirectoryRow::Agreement { .. } => {}
+                DirectoryRow::Agreement { from, to, terms } => {
+                    if let Some(terms) = read_json(terms, "an agreement") {
+                        catalogue.agreements.insert((*from, *to), terms);
+                    }
+                }
+                DirectoryRow::Tenant { .. } => {}
             }
         }
         catalogue
@@ -234,15 +270,45 @@ impl Catalogue {
 
     /// The operators of a tenant.
     pub fn operators(&self, tenant: TenantId) -> impl Iterator<Item = (OperatorId, &str)> {
-        self.operators
-            .iter()
-            .filter(move |(_, of, _)| *of == tenant)
-            .map(|(id, _, name)| (*id, name.as_str()))
+        self.all_operators().filter(move |one| one.tenant == tenant).map(|one| (one.id, one.name.as_str()))
+    }
+
+    /// All operators.
+    pub fn all_operators(&self) -> impl Iterator<Item = &Operator> {
+        self.operators.iter()
+    }
+
+    /// An operator.
+    pub fn operator(&self, id: OperatorId) -> Option<&Operator> {
+        self.operators.iter().find(|one| one.id == id)
+    }
+
+    /// An operator of a tenant by its name.
+    pub fn operator_named(&self, tenant: TenantId, name: &str) -> Option<&Operator> {
+        self.operators.iter().find(|one| one.tenant == tenant && one.name == name)
+    }
+
+    /// An operator of a tenant by the code that users enter.
+    pub fn operator_by_code(&self, tenant: TenantId, id_mno: &str) -> Option<&Operator> {
+        self.operators.iter().find(|one| {
+            one.tenant == tenant
+                && one.settings.as_ref().is_some_and(|known| known.id_mno.eq_ignore_ascii_case(id_mno))
+        })
+    }
+
+    /// What two operators have agreed on.
+    pub fn agreement(&self, from: OperatorId, to: OperatorId) -> Option<&AgreementTerms> {
+        self.agreements.get(&(from, to))
+    }
+
+    /// All agreements.
+    pub fn agreements(&self) -> impl Iterator<Item = (OperatorId, OperatorId, &AgreementTerms)> {
+        self.agreements.iter().map(|((from, to), terms)| (*from, *to, terms))
     }
 
     /// Name of an operator, empty for an unknown one.
     pub fn operator_name(&self, id: OperatorId) -> &str {
-        self.operators.iter().find(|(known, _, _)| *known == id).map_or("", |(_, _, name)| name.as_str())
+        self.operator(id).map_or("", |one| one.name.as_str())
     }
 
     /// Name of a device kind by its code in rows, empty for an unknown one.

@@ -1,11 +1,14 @@
 //! The boundary to the vault: what the shell needs of keys.
 
-use simtide_protocol::ids::Eid;
+use simtide_protocol::card_file::Secret;
+use simtide_protocol::ids::{ChangeId, Eid};
+use simtide_protocol::personalization::Identity;
 use simtide_protocol::scp80::{KeySet, Kic, Kid};
 
 use crate::card_port::Psk;
-use crate::store::{CardRecord, SealedKeys, TenantId};
+use crate::store::{CardRecord, OperatorId, SealedKeys, TenantId};
 use crate::vault::{Role, Vault, VaultError};
+use zeroize::Zeroizing;
 
 /// Opens the sealed keys of cards.
 pub trait Keyring: Send + Sync {
@@ -15,6 +18,71 @@ pub trait Keyring: Send + Sync {
     fn psk_of_nobody(&self);
     /// The OTA key sets.
     fn ota_keys(&self, card: &CardRecord) -> Result<Vec<CardKeySet>, KeyringError>;
+
+    /// The admin code; `None` where the card has none.
+    fn admin_code(&self, _card: &CardRecord) -> Result<Option<Secret>, KeyringError> {
+        Ok(None)
+    }
+
+    /// Ki and OPc of the active subscription; `None` where they are not known.
+    fn identity(&self, _card: &CardRecord) -> Result<Option<Identity>, KeyringError> {
+        Ok(None)
+    }
+
+    /// Seals the keys of an identity that a card has now.
+    fn seal_identity(&self, _card: &CardRecord, _identity: &Identity) -> Result<Vec<u8>, KeyringError> {
+        Err(KeyringError::seals_nothing())
+    }
+
+    /// Seals what a change carries: identity and message.
+    fn seal_change(
+        &self,
+        _change: ChangeId,
+        _card: &CardRecord,
+        _plain: &[u8],
+    ) -> Result<Vec<u8>, KeyringError> {
+        Err(KeyringError::seals_nothing())
+    }
+
+    /// Opens a record of [`Keyring::seal_change`].
+    fn open_change(
+        &self,
+        _change: ChangeId,
+        _card: &CardRecord,
+        _sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        Err(KeyringError::seals_nothing())
+    }
+
+    /// Seals what an operator and the platform share.
+    fn seal_operator(&self, _place: OperatorSecret, _plain: &[u8]) -> Result<Vec<u8>, KeyringError> {
+        Err(KeyringError::seals_nothing())
+    }
+
+    /// Opens a record of [`Keyring::seal_operator`].
+    fn open_operator(
+        &self,
+        _place: OperatorSecret,
+        _sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        Err(KeyringError::seals_nothing())
+    }
+}
+
+/// What an operator and the platform share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperatorSecret {
+    /// Key that signs what it is told.
+    Callback(OperatorId),
+}
+
+impl OperatorSecret {
+    fn place(self) -> Vec<u8> {
+        let (what, operator) = match self {
+            OperatorSecret::Callback(operator) => (&b"callback"[..], operator),
+        };
+        [b"operator ", what, &operator.0.to_be_bytes()].concat()
+    }
 }
 
 /// One OTA key set of one card.
@@ -33,6 +101,12 @@ pub struct CardKeySet {
 #[derive(Debug, thiserror::Error)]
 #[error("the keys of the card cannot be opened: {0}")]
 pub struct KeyringError(pub String);
+
+impl KeyringError {
+    fn seals_nothing() -> KeyringError {
+        KeyringError("this keyring seals nothing: use the vault".to_owned())
+    }
+}
 
 impl From<VaultError> for KeyringError {
     fn from(error: VaultError) -> KeyringError {
@@ -91,4 +165,55 @@ impl Keyring for VaultKeyring {
         };
         Ok(opened.sets.iter().map(set).collect())
     }
+
+    fn admin_code(&self, card: &CardRecord) -> Result<Option<Secret>, KeyringError> {
+        Ok(self.vault.admin_code(card)?)
+    }
+
+    fn identity(&self, card: &CardRecord) -> Result<Option<Identity>, KeyringError> {
+        let (Some(subscription), Some(imsi)) = (self.vault.subscription(card)?, card.imsi) else {
+            return Ok(None);
+        };
+        let Some(opc) = subscription.opc else { return Ok(None) };
+        Ok(Identity::new(imsi, subscription.algorithm, subscription.ki, opc).ok())
+    }
+
+    fn seal_identity(&self, card: &CardRecord, identity: &Identity) -> Result<Vec<u8>, KeyringError> {
+        Ok(self.vault.seal_identity(card, identity)?)
+    }
+
+    fn seal_change(
+        &self,
+        change: ChangeId,
+        card: &CardRecord,
+        plain: &[u8],
+    ) -> Result<Vec<u8>, KeyringError> {
+        Ok(self.vault.seal_at(&change_place(change, card), Role::Subscription, plain)?)
+    }
+
+    fn open_change(
+        &self,
+        change: ChangeId,
+        card: &CardRecord,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        Ok(self.vault.unseal_at(&change_place(change, card), Role::Subscription, sealed)?)
+    }
+
+    fn seal_operator(&self, place: OperatorSecret, plain: &[u8]) -> Result<Vec<u8>, KeyringError> {
+        Ok(self.vault.seal_at(&place.place(), Role::Operator, plain)?)
+    }
+
+    fn open_operator(
+        &self,
+        place: OperatorSecret,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        Ok(self.vault.unseal_at(&place.place(), Role::Operator, sealed)?)
+    }
+}
+
+/// Where the record of a change belongs: to this change of this card.
+fn change_place(change: ChangeId, card: &CardRecord) -> Vec<u8> {
+    [b"change ", &card.tenant.0.to_be_bytes()[..], &change.to_bytes(), card.id.as_bytes()].concat()
 }

@@ -2,6 +2,7 @@
 
 use simtide_protocol::card_file::{AuthenticationAlgorithm, CardRow, KeyAlgorithm, KeySetRow, Secret};
 use simtide_protocol::ids::CardId;
+use simtide_protocol::personalization::Identity;
 use simtide_protocol::scp80::{Key, KeySet, Kic, Kid};
 use zeroize::Zeroizing;
 
@@ -70,6 +71,12 @@ impl Vault {
             subscription: seal(Role::Subscription, row.ki.as_ref().map(|ki| write_subscription(row, ki)))?,
             admin_code: seal(Role::AdminCode, plain(&row.admin_code))?,
         })
+    }
+
+    /// Seals the keys of an identity that a card has now, under the version of its other records.
+    pub fn seal_identity(&self, card: &CardRecord, identity: &Identity) -> Result<Vec<u8>, VaultError> {
+        let plain = subscription_plain(identity.algorithm, &identity.k, Some(&identity.opc));
+        self.seal_under(card.sealed.version, card.tenant, &card.id, Role::Subscription, &plain)
     }
 
     /// The pre-shared key of a card, where it has one.
@@ -143,16 +150,24 @@ fn read_key(plain: &[u8]) -> Option<(u8, Option<Secret>, &[u8])> {
     Some((family.nibble(key.len()), Secret::new(key), rest))
 }
 
-/// Algorithm, length of Ki, Ki, OPc.
 fn write_subscription(row: &CardRow, ki: &Secret) -> Zeroizing<Vec<u8>> {
-    let mut plain = Zeroizing::new(Vec::with_capacity(66));
-    plain.push(match row.algorithm {
+    subscription_plain(row.algorithm, ki, row.opc.as_ref())
+}
+
+/// Algorithm, length of Ki, Ki, OPc.
+fn subscription_plain(
+    algorithm: AuthenticationAlgorithm,
+    ki: &Secret,
+    opc: Option<&Secret>,
+) -> Zeroizing<Vec<u8>> {
+    let mut plain = Zeroizing::new(Vec::with_capacity(2 + 2 * 64));
+    plain.push(match algorithm {
         AuthenticationAlgorithm::Milenage => 0,
         AuthenticationAlgorithm::Tuak => 1,
     });
     plain.push(ki.as_bytes().len() as u8);
     plain.extend_from_slice(ki.as_bytes());
-    plain.extend_from_slice(row.opc.as_ref().map_or(&[][..], Secret::as_bytes));
+    plain.extend_from_slice(opc.map_or(&[][..], Secret::as_bytes));
     plain
 }
 

@@ -32,7 +32,7 @@ impl Default for AlarmLimits {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OpenCounts {
     /// Records opened, in the order of [`Role::ALL`].
-    pub opened: [u64; 4],
+    pub opened: [u64; 5],
     /// Minutes in which more were opened than usual.
     pub alarms: u64,
     /// Damaged records met.
@@ -41,7 +41,7 @@ pub struct OpenCounts {
 
 pub(super) struct Meter {
     limits: AlarmLimits,
-    opened: [AtomicU64; 4],
+    opened: [AtomicU64; 5],
     alarms: AtomicU64,
     damaged: AtomicU64,
     window: Mutex<Window>,
@@ -49,12 +49,12 @@ pub(super) struct Meter {
 
 struct Window {
     start: Instant,
-    opened: [u64; 4],
+    opened: [u64; 5],
 }
 
 impl Meter {
     pub(super) fn new(limits: AlarmLimits) -> Meter {
-        let window = Mutex::new(Window { start: Instant::now(), opened: [0; 4] });
+        let window = Mutex::new(Window { start: Instant::now(), opened: [0; 5] });
         Meter {
             limits,
             opened: Default::default(),
@@ -68,10 +68,10 @@ impl Meter {
         let place = usize::from(role.code() - 1);
         self.opened[place].fetch_add(1, Ordering::Relaxed);
         let limit =
-            [self.limits.ota, self.limits.psk, self.limits.subscription, self.limits.admin_code][place];
+            [self.limits.ota, self.limits.psk, self.limits.subscription, self.limits.admin_code, 0][place];
         let Ok(mut window) = self.window.lock() else { return };
         if window.start.elapsed() >= WINDOW {
-            *window = Window { start: Instant::now(), opened: [0; 4] };
+            *window = Window { start: Instant::now(), opened: [0; 5] };
         }
         window.opened[place] += 1;
         if limit > 0 && window.opened[place] == limit + 1 {

@@ -45,11 +45,13 @@ pub enum Role {
     Subscription,
     /// Admin code.
     AdminCode,
+    /// What an operator and the platform share: transport key, key of signatures.
+    Operator,
 }
 
 impl Role {
     /// All roles, in the order of their codes.
-    pub const ALL: [Role; 4] = [Role::Ota, Role::Psk, Role::Subscription, Role::AdminCode];
+    pub const ALL: [Role; 5] = [Role::Ota, Role::Psk, Role::Subscription, Role::AdminCode, Role::Operator];
 
     fn code(self) -> u8 {
         match self {
@@ -57,6 +59,7 @@ impl Role {
             Role::Psk => 2,
             Role::Subscription => 3,
             Role::AdminCode => 4,
+            Role::Operator => 5,
         }
     }
 
@@ -67,6 +70,7 @@ impl Role {
             Role::Psk => "psk",
             Role::Subscription => "subscription",
             Role::AdminCode => "admin-code",
+            Role::Operator => "operator",
         }
     }
 }
@@ -194,7 +198,18 @@ impl Vault {
         role: Role,
         plain: &[u8],
     ) -> Result<Vec<u8>, VaultError> {
-        let version = self.version();
+        self.seal_under(self.version(), tenant, card, role, plain)
+    }
+
+    /// Seals one record under a data key that is not the latest: all records of a card have one version.
+    pub fn seal_under(
+        &self,
+        version: u16,
+        tenant: TenantId,
+        card: &CardId,
+        role: Role,
+        plain: &[u8],
+    ) -> Result<Vec<u8>, VaultError> {
         let key = self.data_key(version)?;
         key.seal(&associated_data(tenant, card, role, version), plain)
     }
@@ -267,6 +282,8 @@ impl Vault {
             Role::Psk => &card.sealed.psk,
             Role::Subscription => &card.sealed.subscription,
             Role::AdminCode => &card.sealed.admin_code,
+            // No card's.
+            Role::Operator => return Ok(None),
         };
         if sealed.is_empty() {
             return Ok(None);
