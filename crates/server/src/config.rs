@@ -23,6 +23,10 @@ pub struct Config {
     pub trigger: Trigger,
     /// Links to SMSCs.
     pub smpp: Smpp,
+    /// How deliveries are carried.
+    pub delivery: simtide_platform::delivery::Settings,
+    /// What is offered to the entitlement server.
+    pub second_interface: SecondInterface,
     /// Flow control.
     pub flow: Flow,
     /// The REST API.
@@ -126,6 +130,30 @@ pub struct Smpp {
     /// One per account at an SMSC; the links share the messages.
     #[serde(skip_serializing)]
     pub links: Vec<LinkConfig>,
+}
+
+/// `[second_interface]`: between secure element manager and entitlement server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecondInterface {
+    /// Whether packets are offered there at all.
+    pub offered: bool,
+    /// Whether campaigns go there too, for cards that their polls have not reached.
+    pub campaigns: bool,
+    /// Who sets the originating address of a packet and says that its proof is wanted.
+    pub wrapper: Wrapper,
+    /// TP-OA of packets that come over IP; empty: `smpp.source_address`.
+    pub originating_address: String,
+}
+
+/// Where the wrapper around a sealed packet is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wrapper {
+    /// Before the second interface.
+    Platform,
+    /// Behind it.
+    EntitlementServer,
 }
 
 /// `[flow]`: how much campaigns may ask of the card port.
@@ -244,7 +272,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let rules: [(bool, &'static str, &'static str); 12] = [
+        let rules: [(bool, &'static str, &'static str); 15] = [
             (self.data.buckets.is_power_of_two(), "data.buckets", "a power of two from 1 to 32768"),
             (
                 (1..=1_000_000).contains(&self.card_port.sessions_max),
@@ -266,6 +294,13 @@ impl Config {
                 "1024 to 16777216",
             ),
             (self.trigger.spi().is_some(), "trigger.spi", "4 hex digits"),
+            (self.delivery.validity_s > 0, "delivery.validity_s", "at least 1"),
+            ((1..=128).contains(&self.delivery.sms_parts_max), "delivery.sms_parts_max", "1 to 128"),
+            (
+                (256..=4_000).contains(&self.delivery.packet_bytes_max),
+                "delivery.packet_bytes_max",
+                "256 to 4000",
+            ),
             (self.flow.tick_ms > 0, "flow.tick_ms", "at least 1"),
             (self.clock.rate.is_finite() && self.clock.rate > 0.0, "clock.rate", "a number above 0"),
             (
@@ -281,6 +316,19 @@ impl Config {
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             Some((_, key, rule)) => Err(ConfigError::Range { key, rule }),
             None => Ok(()),
+        }
+    }
+
+    /// Whether deliveries can go over IP.
+    pub fn delivery_over_ip(&self) -> bool {
+        self.second_interface.offered
+    }
+
+    /// Where messages that came over IP are answered to.
+    pub fn originating_address(&self) -> &str {
+        match self.second_interface.originating_address.as_str() {
+            "" => &self.smpp.source_address,
+            own => own,
         }
     }
 
@@ -361,6 +409,17 @@ impl Default for Smpp {
             source_npi: 1,
             registered_delivery: 1,
             links: Vec::new(),
+        }
+    }
+}
+
+impl Default for SecondInterface {
+    fn default() -> Self {
+        SecondInterface {
+            offered: true,
+            campaigns: true,
+            wrapper: Wrapper::Platform,
+            originating_address: String::new(),
         }
     }
 }

@@ -131,6 +131,8 @@ pub struct Wish {
 /// A packet of the delivery that is reserved and not proven.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnderWay {
+    /// Key set that seals it.
+    pub key_set: u8,
     /// Last counter given before it was reserved: its own is higher. Its row tells which.
     pub counter_before: u64,
     /// Its counter, once known.
@@ -438,6 +440,7 @@ impl Delivery {
             return Vec::new();
         }
         self.under_way = Some(UnderWay {
+            key_set: self.portion().map_or(0, |portion| portion.key_set),
             counter_before: 0,
             counter: None,
             sms_copies: 0,

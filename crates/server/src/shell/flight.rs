@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use simtide_platform::delivery::{self, Change, Evidence, Purpose};
 use simtide_platform::flow::{InFlight, Seen};
 use simtide_protocol::ids::EpochMs;
 
+use super::delivery::presence::Sightings;
 use crate::store::{self, Origin, PacketKey, PacketState};
 use tokio::sync::mpsc;
 
@@ -60,6 +61,8 @@ pub struct Flight {
     pub expired: AtomicU32,
     /// Submissions that an SMSC throttled.
     pub throttled: AtomicU32,
+    /// What short messages tell of where cards can be reached.
+    pub sightings: Arc<Sightings>,
     /// Told of triggers that are settled while they may still wait in a link.
     withdrawals: OnceLock<mpsc::UnboundedSender<Waits>>,
 }
@@ -102,8 +105,11 @@ impl Flight {
             message_ids: row.message_ids.clone(),
         };
         let mut packets = self.lock();
+        if let Some(before) = packets.flying.insert(row.key, flying) {
+            // It leaves again, with another validity.
+            packets.deadlines.remove(&(before.packet.deadline, row.key));
+        }
         packets.deadlines.insert((row.deadline, row.key));
-        packets.flying.insert(row.key, flying);
     }
 
     /// Takes evidence in; `None` where nothing changes or the packet is not under way.
@@ -111,6 +117,7 @@ impl Flight {
         let mut packets = self.lock();
         let flying = packets.flying.get_mut(&key)?;
         let change = flying.packet.apply(now, evidence);
+        self.sighted(key, now, evidence, change);
         let waits = flying.waits;
         if matches!(evidence, Evidence::Delivered { .. }) {
             flying.stored = false;
@@ -155,6 +162,21 @@ impl Flight {
                 }
                 Some(moved)
             }
+        }
+    }
+
+    /// Whether the card's device seems to have coverage.
+    fn sighted(&self, key: PacketKey, now: EpochMs, evidence: Evidence, change: Change) {
+        match evidence {
+            Evidence::Undeliverable => {
+                self.sightings.note(key.card, |sighting| sighting.sms_failed = Some(now));
+            }
+            Evidence::Deadline if matches!(change, Change::From(_) | Change::Settled(_)) => {
+                self.sightings.note(key.card, |sighting| sighting.sms_failed = Some(now));
+            }
+            // Who has not been missed need not be remembered.
+            Evidence::Delivered { .. } => self.sightings.reached(&key.card, now),
+            _ => {}
         }
     }
 

@@ -9,6 +9,7 @@
 //! | [`sessions`] | a card's session, from its key to the last commit |
 //! | [`sending`], [`sealing`], [`flight`] | packets to the SMSC, and what becomes of them |
 //! | [`proofs`] | messages from phones, matched to open commands |
+//! | [`delivery`] | the secure element manager: what waits for a card, by which bearer it goes, until it is proven |
 //! | [`commands`] | a single command to a single card |
 //! | [`keyring`] | the boundary to the vault |
 //! | [`upkeep`] | rows that nobody needs any more |
@@ -20,6 +21,7 @@
 pub mod campaigns;
 pub mod commands;
 pub mod core;
+pub mod delivery;
 pub mod flight;
 pub mod keyring;
 mod lookup;
@@ -41,6 +43,7 @@ use tokio::task::JoinHandle;
 
 use self::campaigns::Campaigns;
 use self::core::Core;
+use self::delivery::Deliveries;
 use self::flight::Flight;
 use self::keyring::Keyring;
 use self::planning::{Planning, Results, Trace, WISHES_MAX};
@@ -50,7 +53,7 @@ use self::sessions::{Inner, Sessions};
 use self::tide::Tide;
 use crate::card_port::CardPort;
 use crate::config::Config;
-use crate::store::{PAGE_ROWS_MAX, PacketState, Store, StoreError};
+use crate::store::{Origin, PAGE_ROWS_MAX, PacketState, Store, StoreError};
 
 /// A running platform.
 pub struct Platform {
@@ -68,6 +71,8 @@ pub struct Platform {
     pub answers: Arc<Answers>,
     /// Where everything ends that cards say outside of sessions.
     pub proofs: Arc<Proofs>,
+    /// Deliveries to single cards.
+    pub deliveries: Arc<Deliveries>,
     /// Where cards connect.
     pub port: Arc<CardPort>,
     stop: watch::Sender<bool>,
@@ -112,17 +117,28 @@ impl Platform {
         tokio::spawn(proofs::listen(proofs.clone(), incoming));
         recover(&core, &flight, &outbox).await?;
         let results = Arc::new(Results::default());
+        let deliveries = Deliveries::open(delivery::Parts {
+            core: core.clone(),
+            flight: flight.clone(),
+            outbox: outbox.clone(),
+            campaigns: campaigns.clone(),
+            results: results.clone(),
+            proofs: proofs.clone(),
+        })
+        .await?;
         let sessions = Sessions::new(Inner {
             core: core.clone(),
             campaigns: campaigns.clone(),
             flight: flight.clone(),
             tide: tide.clone(),
             results: results.clone(),
+            deliveries: deliveries.clone(),
             open: Mutex::default(),
         });
         let port = Arc::new(CardPort::start(core.config.card_port.clone(), sessions).await?);
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(upkeep::run(core.clone(), stopped.clone()));
+        tokio::spawn(deliveries.clone().run(stopped.clone()));
         let planning = Planning {
             core: core.clone(),
             campaigns: campaigns.clone(),
@@ -135,7 +151,7 @@ impl Platform {
         };
         let planning = Mutex::new(Some(tokio::spawn(planning.run(wishes, stopped))));
         campaigns.restore().await;
-        Ok(Platform { core, campaigns, flight, outbox, tide, answers, proofs, port, stop, planning })
+        Ok(Platform { core, campaigns, flight, outbox, tide, answers, proofs, deliveries, port, stop, planning })
     }
 
     /// Cards or profiles have been added: looks at everything anew.
@@ -168,6 +184,12 @@ async fn recover(core: &Core, flight: &Flight, outbox: &Outbox) -> Result<(), St
             let page = core.store.packets(Bucket(bucket), None, after, PAGE_ROWS_MAX).await?;
             after = page.rows.last().map(|packet| packet.key).or(after);
             for mut packet in page.rows {
+                if matches!(packet.origin, Origin::Delivery(_)) {
+                    // Its delivery decides by which bearer it goes on; a copy may have left by any.
+                    packet.state = PacketState::Unknown;
+                    flight.takes_off(&packet, u8::try_from(packet.message_ids.len()).unwrap_or(u8::MAX));
+                    continue;
+                }
                 if packet.state == PacketState::Queued {
                     queued.push(packet);
                     continue;

@@ -3,6 +3,8 @@
 
 use std::num::NonZeroU8;
 
+use simtide_platform::delivery::is_strong;
+use simtide_protocol::ids::Tar;
 use simtide_protocol::profile::{ApplicationKind, Profile};
 use simtide_protocol::scp80::policy::{PolicyError, Waiver, may_send};
 use simtide_protocol::scp80::{self, CommandHeader, Counter, KeySet, SealError, Security, Spi};
@@ -28,6 +30,11 @@ pub enum SealingError {
     /// The card's keys cannot be opened.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// Less protection than a delivery has.
+    #[error(
+        "SPI {0:04X} is too weak for a delivery: it must cipher, carry a checksum and ask for a proof with one"
+    )]
+    Weak(u16),
     /// What the platform does not send.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -43,7 +50,22 @@ pub enum SealingError {
 }
 
 /// The user data of the messages that carry a packet, in their order.
-pub fn seal(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<Vec<u8>>, SealingError> {
+pub async fn seal(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<Vec<u8>>, SealingError> {
+    let sealed = sealed(core, card, packet).await?;
+    Ok(segment(&sealed, PacketKind::Command, reference(packet.key))?)
+}
+
+/// The first layer: the command packet of a row, from its CPL on, as every bearer carries it.
+pub async fn sealed(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<u8>, SealingError> {
+    let spi = Spi::from(packet.spi.to_be_bytes());
+    if matches!(packet.origin, Origin::Delivery(_)) && !is_strong(spi) {
+        return Err(SealingError::Weak(packet.spi));
+    }
+    sealed_here(core, card, packet)
+}
+
+/// The platform has the card's keys.
+fn sealed_here(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<u8>, SealingError> {
     let catalogue = core.catalogue();
     let profile = catalogue.profile(card.hot.profile).ok_or(SealingError::Profile)?;
     let (security, keys) = protection(core, card, profile, packet.key.key_set, packet.spi)?;
@@ -60,8 +82,22 @@ pub fn seal(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<Vec<u8>>, S
         }
         _ => &packet.data,
     };
-    let sealed = scp80::seal(&header, &keys, data)?;
-    Ok(segment(&sealed, PacketKind::Command, reference(packet.key))?)
+    Ok(scp80::seal(&header, &keys, data)?)
+}
+
+/// Whether the card has what a packet to this receiver needs.
+pub fn check(
+    core: &Core,
+    card: &Card,
+    profile: &Profile,
+    key_set: u8,
+    spi: u16,
+    tar: Tar,
+) -> Result<(), SealingError> {
+    let (security, keys) = protection(core, card, profile, key_set, spi)?;
+    let minimum =
+        profile.application_by_tar(tar).map_or(Spi::new(0, 0), |application| application.minimum_spi);
+    Ok(may_send(&security, &keys, minimum, waiver(profile))?)
 }
 
 /// Which rules of sending the profile has lifted for its cards.

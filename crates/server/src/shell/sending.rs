@@ -199,6 +199,12 @@ pub struct Outgoing {
 
 impl State {
     async fn evidence(&self, key: PacketKey, evidence: Evidence) -> Option<Moved> {
+        let delivered = matches!(self.flight.origin(key), Some(Origin::Delivery(_)));
+        let evidence = match evidence {
+            // What the short messages could not do another bearer may: the packet stays open.
+            Evidence::Abandon | Evidence::RefusedBySmsc { .. } if delivered => Evidence::Undeliverable,
+            other => other,
+        };
         let moved = self.flight.evidence(key, self.core.now(), evidence)?;
         let message_ids = moved.message_ids.clone();
         let change = PacketChange { key, state: moved.state, message_ids, deadline: None };
@@ -347,7 +353,7 @@ async fn prepare(
         tracing::warn!("a card without a telephone number gets no SMS; import it with one");
         return Ok(None);
     };
-    match sealing::seal(&state.core, &card, packet) {
+    match sealing::seal(&state.core, &card, packet).await {
         Ok(parts) => Ok(Some(messages(state, packet, msisdn, parts))),
         Err(error) => {
             tracing::warn!(%error, "a packet cannot be sealed and is given up");

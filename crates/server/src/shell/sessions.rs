@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::campaigns::Campaigns;
 use super::core::Core;
+use super::delivery::{Deliveries, Polling};
 use super::flight::Flight;
 use super::lookup;
 use super::planning::Results;
@@ -48,6 +49,8 @@ pub struct Inner {
     pub campaigns: Arc<Campaigns>,
     /// Triggers that a session answers.
     pub flight: Arc<Flight>,
+    /// What polls carry beside campaigns, and what they must leave alone.
+    pub deliveries: Arc<Deliveries>,
     /// Dates.
     pub tide: Arc<Tide>,
     /// For the thresholds of campaigns.
@@ -68,7 +71,14 @@ pub struct Turn {
 impl Sessions {
     /// The decisions of one card port.
     pub fn new(inner: Inner) -> Sessions {
-        Sessions(Arc::new(inner))
+        let inner = Arc::new(inner);
+        let watched = Arc::downgrade(&inner);
+        inner.deliveries.sessions_are(Box::new(move |card| {
+            watched.upgrade().is_some_and(|inner| {
+                inner.open.lock().unwrap_or_else(PoisonError::into_inner).contains_key(card)
+            })
+        }));
+        Sessions(inner)
     }
 }
 
@@ -144,6 +154,8 @@ struct Visit {
     /// others, for which it came too early, are given up.
     triggers: Vec<Packet>,
     steps: u32,
+    /// Deliveries that it carries.
+    polling: Polling,
 }
 
 impl CardSession for Session {
@@ -171,12 +183,12 @@ impl CardSession for Session {
 impl Session {
     /// The dialogue under way, if there is one, has come to nothing.
     async fn break_off(&mut self) -> Result<(), StoreError> {
-        if let Some(mut visit) = self.visit.take()
-            && let Some(Command::Commit(record)) = visit.dialogue.handle(Event::Broken)
-        {
+        let Some(mut visit) = self.visit.take() else { return Ok(()) };
+        if let Some(Command::Commit(record)) = visit.dialogue.handle(Event::Broken) {
             commit(&self.place, &mut visit, record).await?;
         }
-        Ok(())
+        let polling = std::mem::take(&mut visit.polling);
+        self.place.inner.deliveries.poll_ended(self.place.card, polling).await
     }
 
     async fn answer(&mut self, request: Request) -> Result<Answer, StoreError> {
@@ -245,7 +257,9 @@ async fn begin(place: &Place, resume: bool) -> Result<Option<(Visit, Command)>, 
     let mut view = catalogue.view(card.record.tenant, &Candidate { card: place.card, hot: card.hot });
     view.iccid = card.record.iccid.or(view.iccid);
     view.imsi = card.record.imsi;
-    let offered = offer(&view, card.record.tenant.0, started.iter().map(|campaign| &campaign.offered), &rows);
+    let offers = started.iter().map(|campaign| &campaign.offered);
+    let mut offered = offer(&view, card.record.tenant.0, offers, &rows);
+    let polling = place.inner.deliveries.poll_begins(&card, &rows, &mut offered).await?;
     let opened = Opened {
         offer: offered,
         profile: profile.clone(),
@@ -267,7 +281,7 @@ async fn begin(place: &Place, resume: bool) -> Result<Option<(Visit, Command)>, 
             _ => None,
         })
         .collect();
-    Ok(Some((Visit { dialogue, cause, called_by, triggers, steps: 0 }, command)))
+    Ok(Some((Visit { dialogue, cause, called_by, triggers, steps: 0, polling }, command)))
 }
 
 /// Whether the card can have come because of this trigger.
@@ -275,7 +289,8 @@ fn has_left(trigger: &Packet) -> bool {
     trigger.state != PacketState::Queued
 }
 
-fn rows(card: &Card) -> Vec<CardRow> {
+/// What is written about a card and single campaigns, as decisions want it.
+pub fn rows(card: &Card) -> Vec<CardRow> {
     let status = |exception: &Exception| match exception.status {
         ExceptionStatus::Begun => Some(CardRowStatus::Begun { step: exception.step }),
         ExceptionStatus::Failed | ExceptionStatus::Interrupted | ExceptionStatus::OptedOut => {
@@ -325,6 +340,10 @@ async fn commit(place: &Place, visit: &mut Visit, record: PollRecord) -> Result<
         }
     }
     for CampaignOutcome { campaign, outcome, .. } in &record.outcomes {
+        place.inner.deliveries.poll_told(place.card, &mut visit.polling, *campaign, *outcome).await?;
+        if Deliveries::is_delivery(*campaign) {
+            continue;
+        }
         let success = matches!(outcome, CampaignResult::Done(_));
         if matches!(outcome, CampaignResult::Nothing) {
             continue;
@@ -374,6 +393,17 @@ fn note(done: &mut PollDone, card: CardId, visit: &Visit, outcome: CampaignOutco
     let closed = |status, step| {
         ExceptionChange::Put(Exception { campaign, card, status, attempts: 0, step, retry_at: None })
     };
+    if Deliveries::is_delivery(outcome.campaign) {
+        let (result, detail) = match outcome.outcome {
+            CampaignResult::Done(_) | CampaignResult::Nothing => (HistoryResult::Done, "delivery".to_owned()),
+            CampaignResult::Failed(failure, _) => {
+                (HistoryResult::Failed(failure.status_word().0), format!("delivery: {failure}"))
+            }
+            CampaignResult::Interrupted { .. } => (HistoryResult::Interrupted, "delivery".to_owned()),
+        };
+        done.history.push(HistoryLine { at: now, cause: visit.cause, campaign: None, result, detail });
+        return;
+    }
     let (result, detail) = match outcome.outcome {
         CampaignResult::Done(let_go) => {
             done.applied.push(outcome.number);

@@ -1,0 +1,224 @@
+//! The second interface, in process: what waits for a card is sealed and handed over when its device asks.
+
+use std::sync::PoisonError;
+
+use simtide_platform::card::CardView;
+use simtide_platform::delivery::{
+    Available, Bearer, Bearers, Cause, Event, Evidence, Known as KnownOf, Urgency, Waiting as Waits, waiting,
+};
+use simtide_protocol::ids::{CardId, DeliveryId, Imsi};
+use simtide_protocol::second_layer::{ItemId, Known, UplinkContent, Verdict};
+use simtide_protocol::sms::Submit;
+
+use super::record::{Brief, item_id, parse_item};
+use super::steps::Beside;
+use super::{Deliveries, DeliveryRefused};
+use crate::entitlement::source::{Answer, DeliverySource, PushAddress, SourceError, Waiting};
+use crate::shell::campaigns::Started;
+use crate::shell::{sealing, sessions};
+use crate::store::{Alias, Candidate, Card, Origin, Packet, PacketState, StoreError};
+
+/// Item ids of packets that belong to a change of operator begin so.
+const CHANGE_PREFIX: &str = "change-";
+
+impl DeliverySource for Deliveries {
+    fn subscriber(&self, imsi: Imsi) -> Answer<'_, Option<CardId>> {
+        Box::pin(async move { Ok(self.core.store.find(Alias::Imsi(imsi)).await?) })
+    }
+
+    fn waiting<'a>(&'a self, card: CardId, known: &'a Known) -> Answer<'a, Vec<Waiting>> {
+        Box::pin(async move {
+            self.sightings.note(card, |sighting| sighting.ip_seen = Some(self.core.now()));
+            Ok(self.what_waits(card, known).await?)
+        })
+    }
+
+    fn fetched(&self, card: CardId, items: Vec<ItemId>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            for item in items {
+                if let Some((delivery, counter)) = parse_item(item.as_str()) {
+                    self.item_fetched(card, delivery, counter).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn uplink(&self, card: CardId, uplink: UplinkContent) -> Answer<'_, Verdict> {
+        Box::pin(async move {
+            self.by_ip.lock().unwrap_or_else(PoisonError::into_inner).insert(card);
+            let arrived = match &uplink {
+                UplinkContent::Proof { packet, .. } => {
+                    self.proofs.packet_arrived(card, from_rpl(packet)).await
+                }
+                UplinkContent::Submit { tpdu } => match Submit::from_bytes(tpdu) {
+                    Ok(submit) => self.proofs.message_arrived(card, &submit.user_data.octets).await,
+                    Err(error) => {
+                        tracing::info!(%error, "a short message over IP is not readable");
+                        Ok(crate::shell::proofs::Arrived::Refused)
+                    }
+                },
+            };
+            self.by_ip.lock().unwrap_or_else(PoisonError::into_inner).remove(&card);
+            Ok(arrived?.into())
+        })
+    }
+
+    fn push_address(&self, card: CardId, address: Option<PushAddress>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.sightings.note(card, |sighting| sighting.push = address);
+            Ok(())
+        })
+    }
+}
+
+impl From<StoreError> for SourceError {
+    fn from(error: StoreError) -> SourceError {
+        SourceError::Unavailable(error.to_string())
+    }
+}
+
+/// A proof as an ENVELOPE's answer gave it begins with a user data header, which is not part of the packet.
+fn from_rpl(packet: &[u8]) -> &[u8] {
+    packet.strip_prefix(&simtide_protocol::scp80::RESPONSE_UDH).unwrap_or(packet)
+}
+
+impl Deliveries {
+    /// What waits for the card, sealed. One packet of a card is open at a time, so there is one at most; the next
+    /// follows its proof.
+    async fn what_waits(&self, card: CardId, known: &Known) -> Result<Vec<Waiting>, StoreError> {
+        let _turn = self.turn(&card).await;
+        let Some(card) = self.core.store.card(card).await? else { return Ok(Vec::new()) };
+        let open = self.core.store.open_packets(card.record.id).await?;
+        if let Some(item) = self.change_packet(&card, &open).await {
+            return Ok(vec![item]);
+        }
+        let briefs = self.open_of(&card.record.id);
+        // A packet that has left holds every later counter back: it is offered first.
+        let of_packet = open.iter().find_map(|packet| match packet.origin {
+            Origin::Delivery(id) => Some(id),
+            _ => None,
+        });
+        for waits in self.compare(&card, &briefs, of_packet, known) {
+            let offered = match waits {
+                Waits::Delivery(id) => {
+                    let beside = Beside { instead_of_triggers: true, ..Beside::default() };
+                    self.event_in_turn(card.record.id, id, Event::Asked, beside).await?.offered
+                }
+                Waits::Campaign { campaign, .. } => self.offer_campaign(&card, campaign).await?,
+                // Its packet would have been open.
+                Waits::Change(_) => None,
+            };
+            if let Some(packet) = offered {
+                let Origin::Delivery(id) = packet.origin else { continue };
+                return Ok(self
+                    .wrap(&card, &packet, item_id(id, packet.key.counter))
+                    .await
+                    .into_iter()
+                    .collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// What the card is known to have, against what there is.
+    fn compare(&self, card: &Card, briefs: &[Brief], first: Option<DeliveryId>, known: &Known) -> Vec<Waits> {
+        let catalogue = self.core.catalogue();
+        let candidate = Candidate { card: card.record.id, hot: card.hot };
+        let view = CardView {
+            iccid: card.record.iccid.or(candidate.card.iccid()),
+            imsi: card.record.imsi,
+            ..catalogue.view(card.record.tenant, &candidate)
+        };
+        let mut deliveries: Vec<DeliveryId> = briefs.iter().map(|one| one.id).collect();
+        deliveries.sort_by_key(|id| Some(*id) != first);
+        let delivered = |campaign: &Started| {
+            briefs
+                .iter()
+                .any(|one| matches!(one.cause, Cause::Campaign { number, .. } if number == campaign.number))
+        };
+        let started = self.campaigns.started();
+        let offers = self.core.config.second_interface.campaigns;
+        let campaigns: Vec<_> = started
+            .iter()
+            .filter(|campaign| offers && !delivered(campaign))
+            .map(|campaign| (&campaign.offered, &campaign.definition.content.provides))
+            .collect();
+        let known = KnownOf {
+            card: &view,
+            tenant: card.record.tenant.0,
+            rows: &sessions::rows(card),
+            imsi: card.record.imsi,
+            versions: &known.0,
+        };
+        waiting(&known, &Available { change: None, deliveries: &deliveries, campaigns: &campaigns })
+    }
+
+    /// A campaign's content for a card that its polls do not reach, as a delivery of its own.
+    async fn offer_campaign(&self, card: &Card, campaign: u32) -> Result<Option<Packet>, StoreError> {
+        let Some(started) = self.campaigns.find(campaign) else { return Ok(None) };
+        let cause = Cause::Campaign { campaign, number: started.number };
+        let bearers = Bearers::NONE.with(Bearer::Ip).with(Bearer::Poll);
+        let limit = self.core.now().plus_s(self.core.config.delivery.validity_s.into());
+        let content = started.definition.content.clone();
+        let record = self.new_record(card, cause, content, bearers, Urgency::Normal, limit);
+        let mut record = match record {
+            Ok(record) => record,
+            Err(DeliveryRefused::Store(error)) => return Err(error),
+            Err(error) => {
+                tracing::info!(campaign, %error, "a campaign's content stays with the polls of a card");
+                return Ok(None);
+            }
+        };
+        // Known to polls before it is looked whether there is one: of two that begin at once, one at least steps back.
+        self.remember(&record);
+        let in_session = self.in_session.get().is_some_and(|in_session| in_session(&card.record.id));
+        let stepped = if in_session {
+            Ok(None)
+        } else {
+            let beside = Beside { instead_of_triggers: true, ..Beside::default() };
+            self.step(card, &mut record, Event::Asked, beside).await.map(|stepped| stepped.offered)
+        };
+        if record.version == 0 {
+            self.forget(&record);
+        }
+        stepped
+    }
+
+    /// An open packet of the card's change of operator: it may go by this bearer too, the same bytes.
+    async fn change_packet(&self, card: &Card, open: &[Packet]) -> Option<Waiting> {
+        let packet = open.iter().find(|packet| matches!(packet.origin, Origin::Change(_)))?;
+        let Origin::Change(change) = packet.origin else { return None };
+        if packet.state == PacketState::Queued && !self.flight.contains(packet.key) {
+            self.flight.takes_off(packet, 1);
+        }
+        let item = self.wrap(card, packet, format!("{CHANGE_PREFIX}{change}-{}", packet.key.counter)).await;
+        if item.is_some() {
+            // Another copy: the answer "counter low" to one of them says nothing about the other.
+            self.flight.evidence(packet.key, self.core.now(), Evidence::Submitting);
+        }
+        item
+    }
+
+    /// The first layer, and the wrapper around it where it is made on this side.
+    async fn wrap(&self, card: &Card, packet: &Packet, id: String) -> Option<Waiting> {
+        let sealed = sealing::sealed(&self.core, card, packet).await;
+        let sealed = sealed.inspect_err(|error| tracing::warn!(%error, "a packet cannot be sealed")).ok()?;
+        let ours = self.core.config.second_interface.wrapper == crate::config::Wrapper::Platform;
+        let originating_address = ours.then(|| self.core.config.originating_address().to_owned());
+        Some(Waiting { id: id.parse().ok()?, packet: sealed, originating_address, proof_wanted: true })
+    }
+
+    async fn item_fetched(&self, card: CardId, id: DeliveryId, counter: u64) -> Result<(), StoreError> {
+        let _turn = self.turn(&card).await;
+        let Some((of_card, mut record)) = self.load(card, id).await? else { return Ok(()) };
+        let Some(under_way) = record.machine.under_way.clone() else { return Ok(()) };
+        if under_way.counter.is_some_and(|known| known != counter) || counter <= under_way.counter_before {
+            return Ok(());
+        }
+        self.step(&of_card, &mut record, Event::Fetched, Beside::default()).await?;
+        let key = crate::store::PacketKey { card, key_set: under_way.key_set, counter };
+        self.outbox.evidence(key, Evidence::Accepted { part: 0 }).await;
+        Ok(())
+    }
+}

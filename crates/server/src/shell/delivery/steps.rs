@@ -1,0 +1,470 @@
+//! Load, decide, one commit, effects.
+
+use simtide_platform::delivery::{Bearer, Cause, Command, Event, Evidence, Presence, ScriptAnswer, State};
+use simtide_protocol::ids::{CardId, DeliveryId, EpochMs};
+use simtide_protocol::scp80::ResponseStatus;
+
+use super::Deliveries;
+use super::record::Record;
+use crate::shell::proofs::Proof;
+use crate::shell::sending::Outgoing;
+use crate::store::{
+    self, Card, CaseKind, Cause as HistoryCause, Exception, ExceptionChange, ExceptionStatus, HistoryLine,
+    HistoryResult, Op, Origin, Outcome, Packet, PacketChange, PacketKey, PacketState, PassedOver, PollDone,
+    Progress, StoreError,
+};
+
+/// Packets of a key set among which the one under way is looked for.
+const LATEST_MAX: usize = 8;
+/// Decisions that follow one another without anything coming from outside: a packet that cannot be reserved.
+const FOLLOWING_MAX: usize = 4;
+
+/// What an event came to.
+#[derive(Debug, Default)]
+pub(super) struct Stepped {
+    /// The packet to be handed to the session that asks.
+    pub(super) offered: Option<Packet>,
+}
+
+/// What an event brings with it.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// Committed together with the new state, before what follows from it.
+    pub(super) ops: Vec<Op>,
+    /// Triggers of the card are given up in favour of the packet: its device is here by another way.
+    pub(super) instead_of_triggers: bool,
+}
+
+impl Deliveries {
+    /// Handles an event of one delivery. One that is over or unknown takes no events.
+    pub(super) async fn event(
+        &self,
+        card: CardId,
+        id: DeliveryId,
+        event: Event,
+    ) -> Result<Stepped, StoreError> {
+        let _turn = self.turn(&card).await;
+        self.event_in_turn(card, id, event, Beside::default()).await
+    }
+
+    /// The same for who has the card's turn.
+    pub(super) async fn event_in_turn(
+        &self,
+        card: CardId,
+        id: DeliveryId,
+        event: Event,
+        beside: Beside,
+    ) -> Result<Stepped, StoreError> {
+        match self.load(card, id).await? {
+            Some((card, mut record)) => self.step(&card, &mut record, event, beside).await,
+            None => {
+                if !beside.ops.is_empty() {
+                    self.core.commit_card(&card, beside.ops).await?;
+                }
+                Ok(Stepped::default())
+            }
+        }
+    }
+
+    /// A delivery with its card, as stored.
+    pub(super) async fn load(
+        &self,
+        card: CardId,
+        id: DeliveryId,
+    ) -> Result<Option<(Card, Record)>, StoreError> {
+        let Some(row) = self.core.store.case(CaseKind::Delivery, id.0).await?.filter(|row| row.card == card)
+        else {
+            return Ok(None);
+        };
+        let Some(card) = self.core.store.card(card).await? else { return Ok(None) };
+        let mut record = Record::read(&row)?;
+        self.make_portions(&card, &mut record).await;
+        Ok(Some((card, record)))
+    }
+
+    /// The portions of a record; none where its campaign or profile is gone, and then it only waits for its end.
+    async fn make_portions(&self, card: &Card, record: &mut Record) {
+        let content = match (&record.content, record.machine.cause) {
+            (Some(content), _) => Some(content.clone()),
+            (None, Cause::Campaign { campaign, .. }) => self.campaign_content(card, campaign).await,
+            (None, Cause::Request) => None,
+        };
+        let catalogue = self.core.catalogue();
+        let (Some(content), Some(profile)) = (content, catalogue.profile(card.hot.profile)) else { return };
+        match record.portions(&content, profile, self.core.config.delivery.packet_bytes_max) {
+            Ok(portions) => record.machine = record.machine.clone().resume(portions),
+            Err(error) => tracing::warn!(%error, "the content of a delivery cannot be packed any more"),
+        }
+    }
+
+    async fn campaign_content(
+        &self,
+        card: &Card,
+        campaign: u32,
+    ) -> Option<simtide_platform::content::Content> {
+        if let Some(started) = self.campaigns.find(campaign) {
+            return Some(started.definition.content.clone());
+        }
+        let row = self.campaigns.show(card.record.tenant, store::CampaignId(campaign)).await.ok()?;
+        let definition: crate::shell::campaigns::Definition = serde_json::from_str(&row.definition).ok()?;
+        Some(definition.content)
+    }
+
+    /// Decides, commits, acts.
+    pub(super) async fn step(
+        &self,
+        card: &Card,
+        record: &mut Record,
+        event: Event,
+        mut beside: Beside,
+    ) -> Result<Stepped, StoreError> {
+        let mut stepped = Stepped::default();
+        let mut event = event;
+        for _ in 0..FOLLOWING_MAX {
+            let now = self.core.now();
+            let before = record.clone();
+            let commands =
+                record.machine.handle(now, event, &self.presence(card), &self.core.config.delivery);
+            if record.machine == before.machine && commands.is_empty() {
+                if !beside.ops.is_empty() {
+                    self.core.commit_card(&card.record.id, std::mem::take(&mut beside.ops)).await?;
+                }
+                break;
+            }
+            let wanted = Wanted { commands: &commands, now };
+            let packet = self.packet(card, &before).await?;
+            let followed =
+                self.carry_out(card, record, &before, wanted, packet, &mut beside, &mut stepped).await?;
+            match followed {
+                Some(next) => event = next,
+                None => break,
+            }
+        }
+        Ok(stepped)
+    }
+
+    /// The row of the packet under way.
+    async fn packet(&self, card: &Card, record: &Record) -> Result<Option<Packet>, StoreError> {
+        let Some(under_way) = &record.machine.under_way else { return Ok(None) };
+        let (card, key_set) = (card.record.id, under_way.key_set);
+        if let Some(counter) = under_way.counter {
+            return self.core.store.packet(PacketKey { card, key_set, counter }).await;
+        }
+        let latest = self.core.store.latest_packets(card, key_set, LATEST_MAX).await?;
+        let own = Origin::Delivery(record.machine.id);
+        Ok(latest.into_iter().find(|one| one.origin == own && one.key.counter > under_way.counter_before))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one step, cut in two for its length")]
+    async fn carry_out(
+        &self,
+        card: &Card,
+        record: &mut Record,
+        before: &Record,
+        wanted: Wanted<'_>,
+        packet: Option<Packet>,
+        beside: &mut Beside,
+        stepped: &mut Stepped,
+    ) -> Result<Option<Event>, StoreError> {
+        let Wanted { commands, now } = wanted;
+        let reserve = commands.contains(&Command::Reserve);
+        record.due = commands.iter().rev().find_map(|command| match command {
+            Command::WakeAt(at) => Some(*at),
+            _ => None,
+        });
+        if record.due.is_none() && record.machine.state.is_open() {
+            record.due = before.due;
+        }
+        if let Some(under_way) = record.machine.under_way.as_mut().filter(|one| one.counter.is_none()) {
+            under_way.counter = packet.as_ref().map(|one| one.key.counter);
+            if reserve {
+                let given = card.counters.iter().find(|(key_set, _)| *key_set == under_way.key_set);
+                under_way.counter_before = given.map_or(0, |(_, counter)| *counter);
+            }
+        }
+        let (mut ops, displaced) = self.ops(card, record, before, &wanted, packet.as_ref(), beside).await?;
+        let command = reserve.then(|| self.command(record, &wanted)).flatten();
+        let place = ops.len();
+        ops.extend(command.clone().map(|command| Op::Command(Box::new(command))));
+        let committed = self.core.commit_card(&card.record.id, ops).await?;
+        match committed.outcomes.first() {
+            Some(Outcome::Done) => {}
+            other => {
+                tracing::warn!(outcome = ?other, "a delivery has moved on meanwhile");
+                return Ok(None);
+            }
+        }
+        record.version += 1;
+        self.remember(record);
+        self.let_go(&displaced, now);
+        if let (Some(packet), true) = (&packet, commands.contains(&Command::Abandon)) {
+            self.flight.evidence(packet.key, now, Evidence::Abandon);
+        }
+        if let Some(due) = record.due {
+            self.schedule(before.due, due, record);
+        }
+        if commands.contains(&Command::Closed) {
+            self.tell_campaign(card, record);
+        }
+        let packet = match (reserve, command) {
+            (false, _) => packet,
+            (true, None) => return Ok(Some(Event::Impossible)),
+            (true, Some(command)) => match committed.outcomes.get(place) {
+                Some(Outcome::Counter(counter)) => {
+                    record.machine.handle(
+                        now,
+                        Event::Reserved { counter: *counter },
+                        &Presence::default(),
+                        &self.core.config.delivery,
+                    );
+                    Some(store::rules::command_packet(&command, *counter))
+                }
+                Some(Outcome::PassedOver(PassedOver::OpenPacket)) => return Ok(Some(Event::PassedOver)),
+                _ => return Ok(Some(Event::Impossible)),
+            },
+        };
+        self.effects(card, commands, packet, stepped).await;
+        Ok(None)
+    }
+
+    /// What becomes durable before the packet is reserved; with the triggers that it takes the place of.
+    async fn ops(
+        &self,
+        card: &Card,
+        record: &Record,
+        before: &Record,
+        wanted: &Wanted<'_>,
+        packet: Option<&Packet>,
+        beside: &mut Beside,
+    ) -> Result<(Vec<Op>, Vec<PacketKey>), StoreError> {
+        let row = record.row().map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        let version_before = (before.version > 0).then_some(before.version);
+        let mut ops = vec![Op::PutCase { row: Box::new(row), version_before }];
+        ops.append(&mut beside.ops);
+        let mut displaced = Vec::new();
+        for command in wanted.commands {
+            match (command, packet) {
+                (Command::Reserve, _) => {
+                    if beside.instead_of_triggers {
+                        displaced = self.open_triggers(&card.record.id).await?;
+                        ops.extend(displaced.iter().map(|key| moved(*key, PacketState::Abandoned, None)));
+                    }
+                    ops.extend(self.attempt(record, wanted.now));
+                }
+                // The same bytes leave again.
+                (Command::SubmitSms { until }, Some(packet)) => {
+                    ops.push(moved(packet.key, PacketState::Unknown, Some(*until)));
+                }
+                (Command::Abandon, Some(packet)) => ops.push(moved(packet.key, PacketState::Abandoned, None)),
+                (Command::Closed, _) => ops.extend(closing(record, before, wanted.now)),
+                _ => {}
+            }
+        }
+        Ok((ops, displaced))
+    }
+
+    async fn open_triggers(&self, card: &CardId) -> Result<Vec<PacketKey>, StoreError> {
+        let open = self.core.store.open_packets(*card).await?;
+        let triggers = open.into_iter().filter(|one| matches!(one.origin, Origin::Trigger(_)));
+        Ok(triggers.map(|one| one.key).collect())
+    }
+
+    fn let_go(&self, displaced: &[PacketKey], now: EpochMs) {
+        for key in displaced {
+            self.flight.evidence(*key, now, Evidence::Abandon);
+        }
+    }
+
+    /// Content that is not repeatable may be on the card from now on, and a poll has to look at the mark first.
+    fn attempt(&self, record: &Record, now: EpochMs) -> Option<Op> {
+        let machine = &record.machine;
+        let read_by_polls =
+            matches!(machine.cause, Cause::Campaign { .. }) || machine.bearers.contains(Bearer::Poll);
+        if machine.repeatable || !read_by_polls {
+            return None;
+        }
+        let step = machine.portion()?.step;
+        Some(Op::Attempt { card: machine.card, campaign: record.campaign(), step, at: now })
+    }
+
+    /// The packet of the portion in turn.
+    fn command(&self, record: &Record, wanted: &Wanted<'_>) -> Option<store::Command> {
+        let machine = &record.machine;
+        let portion = machine.portion()?;
+        let until = wanted.commands.iter().find_map(|command| match command {
+            Command::SubmitSms { until } => Some(*until),
+            _ => None,
+        });
+        Some(store::Command {
+            card: machine.card,
+            key_set: portion.key_set,
+            origin: Origin::Delivery(machine.id),
+            tar: portion.tar,
+            spi: portion.spi,
+            data: portion.data.0.clone(),
+            at: wanted.now,
+            deadline: until.unwrap_or(machine.limit),
+        })
+    }
+
+    async fn effects(
+        &self,
+        card: &Card,
+        commands: &[Command],
+        packet: Option<Packet>,
+        stepped: &mut Stepped,
+    ) {
+        for command in commands {
+            match (command, &packet) {
+                (Command::SubmitSms { until }, Some(packet)) => {
+                    let packet = Packet { deadline: *until, ..packet.clone() };
+                    let card = Some(Box::new(card.clone()));
+                    self.outbox.send(vec![Outgoing { packet, card }]).await;
+                }
+                (Command::Offer, Some(packet)) => {
+                    if !self.flight.contains(packet.key) {
+                        self.flight.takes_off(packet, 1);
+                    }
+                    self.flight.evidence(packet.key, self.core.now(), Evidence::Submitting);
+                    stepped.offered = Some(packet.clone());
+                }
+                (Command::Notify, _) => {
+                    if let Some(notifier) = self.notifier.get() {
+                        notifier.something_waits(card, self.sightings.of(&card.record.id).push);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn presence(&self, card: &Card) -> Presence {
+        let config = &self.core.config;
+        let sms = card.record.msisdn.is_some() && self.outbox.has_links();
+        let next_poll = (card.hot.next_poll.0 > 0).then_some(card.hot.next_poll);
+        self.sightings.of(&card.record.id).presence(sms, config.delivery_over_ip(), next_poll)
+    }
+
+    /// A proof of a packet of a delivery: one commit for packet, delivery and campaign.
+    pub(super) async fn proof_came(&self, card: &Card, proof: Proof, ops: Vec<Op>) -> Result<(), StoreError> {
+        let Origin::Delivery(id) = proof.origin else { return Ok(()) };
+        let card = card.record.id;
+        let by_ip = self.by_ip.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&card);
+        let _turn = self.turn(&card).await;
+        // A second copy's "counter low" leaves the row open; the other copy's proof settles it.
+        let settled = ops
+            .iter()
+            .any(|op| matches!(op, Op::Packet(change) if change.key == proof.key && !change.state.is_open()));
+        let beside = Beside { ops, ..Beside::default() };
+        if !settled {
+            self.core.commit_card(&card, beside.ops).await?;
+            return Ok(());
+        }
+        let answer = ScriptAnswer::read(proof.status, &proof.data);
+        let by = if by_ip { Bearer::Ip } else { Bearer::Sms };
+        if by == Bearer::Sms && proof.status == ResponseStatus::PorOk {
+            self.sightings.reached(&card, self.core.now());
+        }
+        match self.load(card, id).await? {
+            Some((card, mut record)) if self.is_under_way(&card, &record, proof.key).await? => {
+                let event = Event::Proof { by, answer };
+                self.step(&card, &mut record, event, beside).await?;
+            }
+            _ => {
+                self.core.commit_card(&card, beside.ops).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this packet is the one that the delivery waits for.
+    async fn is_under_way(&self, card: &Card, record: &Record, key: PacketKey) -> Result<bool, StoreError> {
+        Ok(self.packet(card, record).await?.is_some_and(|packet| packet.key == key))
+    }
+
+    /// The network has given up a packet's short messages.
+    pub(super) async fn sms_failed(&self, key: PacketKey, id: DeliveryId) -> Result<(), StoreError> {
+        let _turn = self.turn(&key.card).await;
+        let Some((card, mut record)) = self.load(key.card, id).await? else { return Ok(()) };
+        // A device that has it over IP needs no short messages.
+        let waits_for_sms = record.machine.turn.is_some_and(|(bearer, _)| bearer == Bearer::Sms);
+        if waits_for_sms && self.is_under_way(&card, &record, key).await? {
+            let event = Event::Failed { bearer: Bearer::Sms };
+            self.step(&card, &mut record, event, Beside::default()).await?;
+        }
+        Ok(())
+    }
+
+    /// What the thresholds and lists of campaigns are told.
+    fn tell_campaign(&self, card: &Card, record: &Record) {
+        let Cause::Campaign { campaign, .. } = record.machine.cause else { return };
+        match record.machine.state {
+            State::Proven { by: Bearer::Sms | Bearer::Ip } => self.results.add(campaign, true),
+            State::Refused { .. } => {
+                self.results.add(campaign, false);
+                if let Some(campaign) = self.campaigns.find(campaign) {
+                    campaign.exclude(card.record.id);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a decision asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    commands: &'a [Command],
+    now: EpochMs,
+}
+
+fn moved(key: PacketKey, state: PacketState, deadline: Option<EpochMs>) -> Op {
+    Op::Packet(PacketChange { key, state, message_ids: Vec::new(), deadline })
+}
+
+/// What the end of a delivery changes elsewhere.
+fn closing(record: &Record, before: &Record, now: EpochMs) -> Vec<Op> {
+    let machine = &record.machine;
+    let (card, campaign) = (machine.card, record.campaign());
+    let remove = ExceptionChange::Remove { campaign, card };
+    let begun = before.machine.place > 0 || before.machine.under_way.is_some();
+    let Cause::Campaign { number, .. } = machine.cause else {
+        return vec![Op::Exception(remove)];
+    };
+    let line = |result, detail: String| {
+        let counter = before.machine.under_way.as_ref();
+        let cause = counter.map_or(HistoryCause::Operator, |one| HistoryCause::Command {
+            key_set: one.key_set,
+            counter: one.counter.unwrap_or(0),
+        });
+        HistoryLine { at: now, cause, campaign: Some(campaign), result, detail }
+    };
+    let done = |applied, exception, history, progress| {
+        vec![Op::PollDone(Box::new(PollDone {
+            card,
+            applied,
+            settled: 0,
+            next_poll: None,
+            packets: Vec::new(),
+            exceptions: vec![exception],
+            history: vec![history],
+            progress: vec![(campaign, progress)],
+        }))]
+    };
+    match machine.state {
+        State::Proven { by: by @ (Bearer::Sms | Bearer::Ip) } => {
+            let progress = Progress { done_by_command: 1, ..Progress::default() };
+            done(vec![number], remove, line(HistoryResult::Done, format!("by {}", by.name())), progress)
+        }
+        State::Refused { answer } if begun => {
+            let progress = Progress { failed: 1, ..Progress::default() };
+            let step = before.machine.portion().map_or(0, |portion| portion.step);
+            let status = ExceptionStatus::Failed;
+            let failed = Exception { campaign, card, status, attempts: 0, step, retry_at: None };
+            let result = HistoryResult::Failed(answer.word.unwrap_or(u16::from(answer.status)));
+            done(Vec::new(), ExceptionChange::Put(failed), line(result, answer.explained()), progress)
+        }
+        // The card's mark tells the next poll how far it came.
+        _ => Vec::new(),
+    }
+}
