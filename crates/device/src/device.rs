@@ -21,12 +21,12 @@
 use std::collections::VecDeque;
 
 use simtide_protocol::apdu::StatusWord;
-use simtide_protocol::ids::{EpochMs, Iccid, Imsi};
+use simtide_protocol::ids::{EpochMs, Imsi};
 
 use crate::authenticate::Challenges;
 use crate::channel::Channel;
 use crate::event::{Command, Event, LinkId, Menu, Notice, SmsReport, UserAction};
-use crate::inbox::{Inbox, Message};
+use crate::inbox::{CAUSE_BUSY, Inbox, Message};
 use crate::kind::Settings;
 use crate::proactive::{Details, tag};
 use crate::response;
@@ -44,13 +44,6 @@ pub const BUSY_RETRY_S: i64 = 2;
 
 /// How often a message is offered to a card that says 9300.
 pub const BUSY_ATTEMPTS_MAX: u8 = 30;
-
-/// TP-FCS (3GPP TS 23.040, 9.2.3.22): memory capacity exceeded.
-const CAUSE_MEMORY: u8 = 0xD3;
-/// TP-FCS: toolkit busy.
-const CAUSE_BUSY: u8 = 0xD4;
-/// TP-FCS: data download error.
-const CAUSE_DOWNLOAD: u8 = 0xD5;
 
 /// A device with its card.
 #[derive(Debug)]
@@ -70,11 +63,13 @@ pub struct Device {
     pub(crate) poll: Option<PollInterval>,
     pub(crate) location_due: bool,
     pub(crate) challenges: Challenges,
-    /// Which card the messages of the inbox are for.
-    inbox_card: Option<Iccid>,
+    /// The card that was read last, for which the messages of the inbox are.
+    pub(crate) last_card: Option<CardFiles>,
+    /// How often a card was started or read anew.
+    pub(crate) starts: u32,
     fetch: Option<u8>,
     fetches: u32,
-    busy_until: Option<EpochMs>,
+    pub(crate) busy_until: Option<EpochMs>,
     pub(crate) next_link: u32,
     pub(crate) next_reference: u32,
 }
@@ -164,7 +159,8 @@ impl Device {
             poll: None,
             location_due: false,
             challenges: Challenges::default(),
-            inbox_card: None,
+            last_card: None,
+            starts: 0,
             fetch: None,
             fetches: 0,
             busy_until: None,
@@ -176,6 +172,11 @@ impl Device {
     /// What the device has read from its card.
     pub fn files(&self) -> &CardFiles {
         &self.files
+    }
+
+    /// How often a card was started or read anew: when this has changed, so may have [`Self::files`].
+    pub fn starts(&self) -> u32 {
+        self.starts
     }
 
     /// The card's menu, as it stands.
@@ -191,6 +192,11 @@ impl Device {
     /// Whether the device is started and nothing is under way.
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle)
+    }
+
+    /// Whether there is no card to speak to: switched off, lost, or not usable.
+    pub fn has_no_card(&self) -> bool {
+        matches!(self.state, State::Off | State::Failed)
     }
 
     /// Whether the card was lost or cannot be used: [`Event::PowerOn`] tries again.
@@ -340,17 +346,6 @@ impl Device {
         }
         if let Some(details) = refresh {
             self.respond(details, response::result::OK, &[]);
-        }
-    }
-
-    /// Another card than before the reset may lie in the device: it gets no messages of the first.
-    fn keep_inbox_to_its_card(&mut self) {
-        let before = std::mem::replace(&mut self.inbox_card, self.files.iccid);
-        if before.is_none() || before == self.files.iccid {
-            return;
-        }
-        for message in self.inbox.take() {
-            self.report(message.id, SmsReport::Refused { cause: CAUSE_BUSY, data: Vec::new() });
         }
     }
 
@@ -528,43 +523,6 @@ impl Device {
             }
             _ => {}
         }
-    }
-
-    fn sms(&mut self, message: Message) {
-        if matches!(self.state, State::Off | State::Failed) {
-            return self.report(message.id, SmsReport::Refused { cause: CAUSE_BUSY, data: Vec::new() });
-        }
-        if !message.is_for_card() {
-            self.commands.push_back(Command::SmsReceived { tpdu: message.tpdu });
-            return self.report(message.id, SmsReport::Accepted(Vec::new()));
-        }
-        if let Err(message) = self.inbox.push(message) {
-            self.commands.push_back(Command::Notice(Notice::QueueFull));
-            self.report(message.id, SmsReport::Refused { cause: CAUSE_MEMORY, data: Vec::new() });
-        }
-    }
-
-    /// The card has answered the first message of the queue.
-    fn sms_answered(&mut self, now: EpochMs, data: Vec<u8>, status: StatusWord, refused: bool) {
-        let busy = status == StatusWord::TOOLKIT_BUSY;
-        if busy && self.inbox.attempts() < BUSY_ATTEMPTS_MAX {
-            self.busy_until = Some(now.plus_s(BUSY_RETRY_S));
-            return;
-        }
-        let Some(message) = self.inbox.pop() else { return };
-        let report = match status.0 >> 8 {
-            0x90 | 0x91 if !refused => SmsReport::Accepted(data),
-            _ if busy => {
-                self.commands.push_back(Command::Notice(Notice::SmsUndeliverable));
-                SmsReport::Refused { cause: CAUSE_BUSY, data }
-            }
-            _ => SmsReport::Refused { cause: CAUSE_DOWNLOAD, data },
-        };
-        self.report(message.id, report);
-    }
-
-    fn report(&mut self, id: u64, report: SmsReport) {
-        self.commands.push_back(Command::ReportSms { id, report });
     }
 
     fn user(&mut self, now: EpochMs, action: UserAction) {

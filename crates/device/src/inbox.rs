@@ -2,8 +2,21 @@
 
 use std::collections::VecDeque;
 
+use simtide_protocol::apdu::StatusWord;
+use simtide_protocol::ids::EpochMs;
+
+use crate::device::{BUSY_ATTEMPTS_MAX, BUSY_RETRY_S, Device, State};
+use crate::event::{Command, Notice, SmsReport};
+
 /// Most messages that wait. The network keeps what is refused.
 pub const INBOX_MAX: usize = 32;
+
+/// TP-FCS (3GPP TS 23.040, 9.2.3.22): memory capacity exceeded.
+const CAUSE_MEMORY: u8 = 0xD3;
+/// TP-FCS: toolkit busy.
+pub(crate) const CAUSE_BUSY: u8 = 0xD4;
+/// TP-FCS: data download error.
+const CAUSE_DOWNLOAD: u8 = 0xD5;
 
 /// One message from the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +85,57 @@ impl Inbox {
     /// Gives up everything.
     pub fn take(&mut self) -> VecDeque<Message> {
         std::mem::take(&mut self.messages)
+    }
+}
+
+impl Device {
+    pub(crate) fn sms(&mut self, message: Message) {
+        if matches!(self.state, State::Off | State::Failed) {
+            return self.report(message.id, SmsReport::Refused { cause: CAUSE_BUSY, data: Vec::new() });
+        }
+        if !message.is_for_card() {
+            self.commands.push_back(Command::SmsReceived { tpdu: message.tpdu });
+            return self.report(message.id, SmsReport::Accepted(Vec::new()));
+        }
+        if let Err(message) = self.inbox.push(message) {
+            self.commands.push_back(Command::Notice(Notice::QueueFull));
+            self.report(message.id, SmsReport::Refused { cause: CAUSE_MEMORY, data: Vec::new() });
+        }
+    }
+
+    /// The card has answered the first message of the queue.
+    pub(crate) fn sms_answered(&mut self, now: EpochMs, data: Vec<u8>, status: StatusWord, refused: bool) {
+        let busy = status == StatusWord::TOOLKIT_BUSY;
+        if busy && self.inbox.attempts() < BUSY_ATTEMPTS_MAX {
+            self.busy_until = Some(now.plus_s(BUSY_RETRY_S));
+            return;
+        }
+        let Some(message) = self.inbox.pop() else { return };
+        let report = match status.0 >> 8 {
+            0x90 | 0x91 if !refused => SmsReport::Accepted(data),
+            _ if busy => {
+                self.commands.push_back(Command::Notice(Notice::SmsUndeliverable));
+                SmsReport::Refused { cause: CAUSE_BUSY, data }
+            }
+            _ => SmsReport::Refused { cause: CAUSE_DOWNLOAD, data },
+        };
+        self.report(message.id, report);
+    }
+
+    pub(crate) fn report(&mut self, id: u64, report: SmsReport) {
+        self.commands.push_back(Command::ReportSms { id, report });
+    }
+
+    /// Another card than before the reset may lie in the device: it gets no messages of the first.
+    pub(crate) fn keep_inbox_to_its_card(&mut self) {
+        let before = self.last_card.replace(self.files);
+        self.starts = self.starts.wrapping_add(1);
+        if before.is_none_or(|before| before.is_same_card(&self.files)) {
+            return;
+        }
+        for message in self.inbox.take() {
+            self.report(message.id, SmsReport::Refused { cause: CAUSE_BUSY, data: Vec::new() });
+        }
     }
 }
 

@@ -95,6 +95,15 @@ impl Step {
 }
 
 impl CardFiles {
+    /// Whether these are of the same card: by its number, or by its subscriber where neither has a number.
+    pub fn is_same_card(&self, other: &CardFiles) -> bool {
+        match (self.iccid, other.iccid) {
+            (Some(this), Some(that)) => this == that,
+            (None, None) => self.imsi == other.imsi,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
     /// Keeps what a step has read.
     pub(crate) fn keep(&mut self, step: Step, data: &[u8], status: StatusWord) {
         if status.0 >> 8 != 0x90 && status.0 >> 8 != 0x91 {
