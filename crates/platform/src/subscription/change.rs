@@ -103,6 +103,9 @@ pub struct Change {
     /// How often the effect of this state was tried.
     #[serde(default)]
     pub(super) tries: u16,
+    /// How often its register has said that the identity is not there.
+    #[serde(default)]
+    pub(super) absences: u8,
     /// How often the notice was.
     #[serde(default)]
     pub(super) notices: u16,
@@ -216,6 +219,7 @@ impl Change {
             give_up: false,
             packets: Packets::default(),
             tries: 0,
+            absences: 0,
             notices: 0,
             armed_at: None,
             due: None,

@@ -24,6 +24,8 @@ const ASKING_MS: i64 = 15 * 60_000;
 const ATTACH_WITHIN_MS: i64 = 3_600_000;
 /// Fences after which a card counts as not heard of, and tries of other effects after which people are told.
 const ALARM_TRIES: u16 = 10;
+/// How often a register must say that an identity is not there: replicas lag.
+const ABSENCES: u8 = 2;
 
 type Out = Vec<Command>;
 
@@ -72,7 +74,7 @@ impl Change {
             self.steps.remove(1);
         }
         self.steps.push((now, state));
-        (self.tries, self.due, self.fence_due) = (0, None, None);
+        (self.tries, self.absences, self.due, self.fence_due) = (0, 0, None, None);
     }
 
     /// Ends without success; what register 2 may hold goes back.
@@ -158,6 +160,11 @@ impl Change {
         match (self.reservation, self.identity) {
             (Reservation::None, _) => self.due = None,
             (_, Some(identity)) => out.push(Command::Release(identity.imsi)),
+            // An identity that nobody has learnt has no access: its pool has one less, and people know.
+            (_, None) if self.tries > TRIES_MAX => {
+                (self.reservation, self.due) = (Reservation::None, None);
+                out.push(Command::Alarm(Alarm::RegisterRefuses { verb: Verb::Reserve }));
+            }
             (_, None) => out.push(Command::Reserve),
         }
         if self.tries == ALARM_TRIES {
@@ -375,9 +382,15 @@ impl Change {
                 self.close(now, State::Failed, Reason::RegisterRefused, out);
             }
             (State::Attached, Verb::Withdraw, F::NotFound) if self.is_settled() => {
-                self.enter(now, State::Withdrawn, out);
+                if self.is_absent() {
+                    self.enter(now, State::Withdrawn, out);
+                }
             }
-            (State::Withdrawn, Verb::Retire, F::NotFound) => self.enter(now, State::Retired, out),
+            (State::Withdrawn, Verb::Retire, F::NotFound) => {
+                if self.is_absent() {
+                    self.enter(now, State::Retired, out);
+                }
+            }
             (State::Attached | State::Withdrawn, Verb::Withdraw | Verb::Retire, _) => {
                 if refuses || self.tries == ALARM_TRIES {
                     out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
@@ -387,7 +400,9 @@ impl Change {
                 if fault == F::Conflict {
                     out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
                 }
-                self.released(out);
+                if self.is_absent() {
+                    self.released(out);
+                }
             }
             // It holds nothing for this change.
             (state, Verb::Reserve, F::Refused | F::Conflict | F::NotFound | F::Exhausted)
@@ -398,6 +413,12 @@ impl Change {
             }
             _ => {}
         }
+    }
+
+    /// A register says that the identity is not there, or not this change's: it counts when it says so twice.
+    fn is_absent(&mut self) -> bool {
+        self.absences = self.absences.saturating_add(1);
+        self.absences >= ABSENCES
     }
 
     fn seen(&mut self, now: EpochMs, imsi: Imsi, known: bool, attached: bool, by: SeenBy, out: &mut Out) {

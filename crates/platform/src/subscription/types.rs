@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use simtide_protocol::ids::{CardId, ChangeId, Imsi, Msisdn};
+use simtide_protocol::personalization as card;
 
 /// Where a change stands; the table is in the documentation of [`super::Change`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -167,6 +168,46 @@ pub enum CardSays {
     Reverted,
     /// It answers, but does not say: status words without more, "counter low" of a second copy, an older application.
     Silent,
+}
+
+impl CardSays {
+    /// From the state that the card's answer gives.
+    pub const fn of_state(state: card::State, guarded: bool) -> CardSays {
+        use card::Refusal as R;
+        CardSays::Untouched(Some(match state {
+            card::State::Unknown => return CardSays::Untouched(None),
+            card::State::Asking => return CardSays::Asking,
+            card::State::Staged => return CardSays::Staged,
+            card::State::Trial => return CardSays::Active,
+            card::State::Active if guarded => return CardSays::Committed,
+            card::State::Active => return CardSays::Active,
+            card::State::Reverted => return CardSays::Reverted,
+            card::State::Refused(R::WrongCode) => CardRefusal::WrongCode,
+            card::State::Refused(R::Locked) => CardRefusal::Locked,
+            card::State::Refused(R::UserSaidNo) => CardRefusal::UserNo,
+            card::State::Refused(R::NoAnswer) => CardRefusal::UserSilent,
+            card::State::Refused(R::NoDisplay) => CardRefusal::NoDisplay,
+            card::State::Refused(R::Malformed | R::Unsupported) => CardRefusal::Content,
+            card::State::Refused(R::Busy) => CardRefusal::Busy,
+        }))
+    }
+
+    /// From the card's status, the answer to a fence. A card that has forgotten the change is told by its identity:
+    /// `identity_2` is [`card::identity_digest`] of the new one.
+    pub fn of_status(
+        status: &card::Status,
+        change: ChangeId,
+        guarded: bool,
+        identity_2: &[u8; card::DIGEST_BYTES],
+    ) -> CardSays {
+        let known = status.changes.iter().rev().find(|answer| answer.change == change);
+        match known.map_or(card::State::Unknown, |answer| answer.state) {
+            card::State::Unknown if status.digest == *identity_2 => {
+                CardSays::of_state(card::State::Active, guarded)
+            }
+            state => CardSays::of_state(state, guarded),
+        }
+    }
 }
 
 /// Which of a change's packets.

@@ -1,7 +1,7 @@
 //! Random histories: the back end answers what the model answers, after every batch.
 
 use simtide_platform::card::CardState;
-use simtide_protocol::ids::{Bucket, EpochMs, Tar};
+use simtide_protocol::ids::{Bucket, ChangeId, EpochMs, Tar};
 use simtide_server::store::*;
 
 use crate::world::*;
@@ -109,8 +109,38 @@ impl History {
         op
     }
 
+    fn put_case(&mut self) -> Op {
+        let kind = [CaseKind::Change, CaseKind::Delivery][self.dice.roll(2) as usize];
+        // Ids are random and never meet in two groups.
+        let card = self.card();
+        let group = u64::from(LAYOUT.group_of(card) == Group::Cards(1));
+        let mut row = crate::cases::case(card, kind, self.dice.roll(6) * 2 + group);
+        row.at = self.date();
+        row.open = self.dice.roll(3) > 0;
+        row.due = (self.dice.roll(3) > 0).then(|| self.date());
+        row.state = self.dice.roll(3) as u8;
+        row.version = 1 + self.dice.roll(3) as u32;
+        let version_before = Some(self.dice.roll(3) as u32).filter(|version| *version > 0);
+        Op::PutCase { row: Box::new(row), version_before }
+    }
+
+    fn subscription(&mut self) -> Op {
+        let number = self.dice.roll(5);
+        let change = SubscriptionChange {
+            imsi: format!("00101000000000{number}").parse().unwrap(),
+            msisdn: None,
+            operator: OperatorId(7 + self.dice.roll(2) as u32),
+            sealed_subscription: vec![1; number as usize],
+            at: self.date(),
+            change: ChangeId(number),
+        };
+        Op::ChangeCard { card: self.card(), change: CardChange::Subscription(Box::new(change)) }
+    }
+
     fn op(&mut self) -> Op {
-        match self.dice.roll(16) {
+        match self.dice.roll(19) {
+            16 | 17 => self.put_case(),
+            18 => self.subscription(),
             0..=2 => {
                 let (card, date) = (self.card(), self.date());
                 put(card, date.0)
@@ -156,6 +186,11 @@ async fn same_reads(model: &dyn Store, other: &dyn Store, history: &mut History)
         assert_eq!(model.open_packets(card).await, other.open_packets(card).await);
         let before = EpochMs(history.now);
         assert_eq!(model.history(card, before, 5).await, other.history(card, before, 5).await);
+        assert_eq!(model.identities(card, 3).await, other.identities(card, 3).await);
+        assert_eq!(model.latest_packets(card, 1, 3).await, other.latest_packets(card, 1, 3).await);
+        for kind in [CaseKind::Change, CaseKind::Delivery] {
+            assert_eq!(model.cases_of(card, kind, 3).await, other.cases_of(card, kind, 3).await);
+        }
     }
     let filter = CardFilter {
         tags: history.dice.roll(2),
@@ -180,6 +215,13 @@ async fn same_reads(model: &dyn Store, other: &dyn Store, history: &mut History)
             (history.dice.roll(2) == 0).then(|| Position { key: history.date(), card: history.card() });
         let query = ExceptionQuery { bucket, campaign: CampaignId(1), status, due, after, rows_max };
         assert_eq!(model.exceptions(query).await, other.exceptions(query).await);
+        let mut cases = CaseQuery::open(CaseKind::Change, bucket, rows_max);
+        cases.due_until = (history.dice.roll(2) == 0).then(|| history.date());
+        cases.open = [None, Some(true), Some(false)][history.dice.roll(3) as usize];
+        cases.state = (history.dice.roll(3) == 0).then_some(1);
+        let due = Some(history.date());
+        cases.after = (history.dice.roll(2) == 0).then(|| CasePlace { due, id: history.dice.roll(12) });
+        assert_eq!(model.cases(cases).await, other.cases(cases).await, "{cases:?}");
         let (filter, after) = (filter.clone(), Some(history.card()));
         let listed = model.cards(bucket, filter.clone(), after, rows_max).await;
         assert_eq!(listed, other.cards(bucket, filter, after, rows_max).await);

@@ -2,6 +2,7 @@
 //! the boundary one by one.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by it")]
 
+mod cases;
 mod histories;
 mod kill;
 mod medium;

@@ -161,12 +161,14 @@ async fn triggers_pass_over_who_polled_or_has_an_open_packet() {
                 deadline: None,
             })
         };
-        let ops =
-            vec![close(PacketState::Accepted), close(PacketState::Expired), close(PacketState::Proven(0))];
-        let outcomes = commit(&*store, lease, ops).await;
-        assert_eq!(outcomes, [Outcome::Done, Outcome::Done, Outcome::Unchanged], "{name}");
+        use PacketState::{Abandoned, Accepted, Expired, Proven};
+        let ops = [Accepted, Expired, Abandoned, Proven(0), Proven(1), Expired].map(close);
+        let outcomes = commit(&*store, lease, ops.into()).await;
+        let [done, kept] = [Outcome::Done, Outcome::Unchanged];
+        let wanted = [done.clone(), done.clone(), kept.clone(), done, kept.clone(), kept];
+        assert_eq!(outcomes, wanted, "{name}: only a proof outweighs a final state");
         let closed = store.packet(packet.key).await.unwrap().unwrap();
-        assert_eq!((closed.state, closed.message_ids.len()), (PacketState::Expired, 2), "{name}");
+        assert_eq!((closed.state, closed.message_ids.len()), (Proven(0), 2), "{name}");
         let third = commit(&*store, lease, vec![Op::Trigger(Box::new(op))]).await;
         assert_eq!(granted(&third)[0], Ok(12), "{name}");
     }
@@ -351,7 +353,12 @@ async fn small_rows_audit_and_answers_are_kept() {
         let lease = store.acquire(Group::Platform, "test").await.unwrap();
         let rows = vec![
             DirectoryRow::Tenant { id: TENANT, name: "Example".into() },
-            DirectoryRow::Operator { id: OPERATOR, tenant: TENANT, name: "Example Mobile".into(), settings: "{}".into() },
+            DirectoryRow::Operator {
+                id: OPERATOR,
+                tenant: TENANT,
+                name: "Example Mobile".into(),
+                settings: "{}".into(),
+            },
             DirectoryRow::Agreement { from: OPERATOR, to: OperatorId(9), terms: "{}".into() },
             DirectoryRow::Profile {
                 id: ProfileId(3),

@@ -22,14 +22,14 @@ pub(super) fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
         (
             "open case of a card",
             OPEN_CASE.into(),
-            "SEARCH card_case USING INDEX card_case_open (bucket=? AND card=? AND kind=?)",
+            "SEARCH card_case USING COVERING INDEX card_case_open (bucket=? AND card=? AND kind=?)",
         ),
         (
             "cases that are due",
             due_sql(),
             "SEARCH card_case USING INDEX card_case_due (kind=? AND bucket=? AND (due,id)>(?,?) AND due<?)",
         ),
-        ("deliveries to delete", PURGE_DELIVERIES.into(), "USING INDEX card_case_closed (at<?)"),
+        ("deliveries to delete", PURGE_DELIVERIES.into(), "USING COVERING INDEX card_case_closed (at<?)"),
     ]
 }
 
