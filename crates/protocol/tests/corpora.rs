@@ -23,6 +23,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("trigger", fuzz::trigger),
     ("tlv", fuzz::tlv),
     ("card_file_contents", fuzz::card_file_contents),
+    ("gsup", fuzz::gsup),
     ("vendor_out", fuzz::vendor_out),
     ("vendor_csv", fuzz::vendor_csv),
     ("eap_server", fuzz::eap_server),

@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(asked, Frame::who_is_there());
         let answer = Frame::here_is("vlr-1", &[0x08, 0x00, 0x01]);
         let octets = hex::encode(answer.encode());
-        assert_eq!(octets, "001bfe05000708302f302f3000000700766c722d3100000701766c722d3100");
+        assert_eq!(octets, "001cfe05000708302f302f3000000700766c722d3100000701766c722d3100");
         assert_eq!(round_trip(&octets).name(), Some("vlr-1"));
         assert_eq!(round_trip("0001fe06"), Frame::IdAck);
         assert_eq!(round_trip("0001fe00"), Frame::Ping);
