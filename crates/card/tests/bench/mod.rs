@@ -68,7 +68,9 @@ impl Bench {
     }
 
     pub fn reset(&mut self) -> Vec<u8> {
-        with_environment(|environment| self.card.reset(environment))
+        let answer = with_environment(|environment| self.card.reset(environment));
+        self.store();
+        answer
     }
 
     /// Power off, and the card that the journal tells of.
