@@ -485,6 +485,19 @@ fn the_identity_is_read_under_the_code_only() {
     assert_eq!((answer.status, answer.data.len()), (StatusWord(0x63C4), 0));
 }
 
+/// Nobody else writes EF.IMSI: an IMSI without its key would be a mix.
+#[test]
+fn file_management_does_not_write_the_imsi() {
+    let mut phone = Phone::new();
+    let adm1 = Command::new(0x00, 0x20, 0x00, 0x0A).with_data(&CODE).encode();
+    assert_eq!(phone.bench.send(&adm1), [0x90, 0x00]);
+    for path in ["3F00/7FF0/6F07", "3F00/7F20/6F07"] {
+        read(&mut phone.bench, path);
+        let update = Command::new(0x00, 0xD6, 0x00, 0x00).with_data(&[0x08; 9]).encode();
+        assert_eq!(phone.bench.send(&update), [0x69, 0x82]);
+    }
+}
+
 /// K, OPc and admin code of a message that was refused are found nowhere on the card.
 #[test]
 fn what_is_refused_leaves_nothing_behind() {
