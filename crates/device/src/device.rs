@@ -29,6 +29,7 @@ use crate::event::{Command, Event, LinkId, Menu, Notice, SmsReport, UserAction};
 use crate::inbox::{CAUSE_BUSY, Inbox, Message};
 use crate::kind::Settings;
 use crate::proactive::{Details, tag};
+use crate::registration::Registering;
 use crate::response;
 use crate::startup::{CardFiles, Step};
 use crate::timers::Timers;
@@ -61,7 +62,7 @@ pub struct Device {
     pub(crate) menu: Option<Menu>,
     pub(crate) chosen: Option<u8>,
     pub(crate) poll: Option<PollInterval>,
-    pub(crate) location_due: bool,
+    pub(crate) registering: Registering,
     pub(crate) challenges: Challenges,
     /// The card that was read last, for which the messages of the inbox are.
     pub(crate) last_card: Option<CardFiles>,
@@ -109,7 +110,7 @@ pub(crate) enum Purpose {
     Dropped(LinkId),
     Timer(u8),
     Sms,
-    Location,
+    Location(u8),
     MenuSelection,
     Status,
 }
@@ -157,7 +158,7 @@ impl Device {
             menu: None,
             chosen: None,
             poll: None,
-            location_due: false,
+            registering: Registering::default(),
             challenges: Challenges::default(),
             last_card: None,
             starts: 0,
@@ -222,7 +223,10 @@ impl Device {
             _ => None,
         };
         let poll = self.poll.filter(|poll| !poll.due).map(|poll| poll.next);
-        [prompt, poll, self.busy_until, self.timers.next()].into_iter().flatten().min()
+        [prompt, poll, self.busy_until, self.timers.next(), self.registering.next()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Takes an event.
@@ -238,7 +242,9 @@ impl Device {
             Event::CardReset(atr) => self.card_reset(&atr),
             Event::CardAnswer(answer) => self.card_answer(now, &answer),
             Event::Authenticate { id, rand, autn } => self.challenge(id, rand, autn),
-            Event::Attached => self.location_due = self.wants(EVENT_LOCATION_STATUS),
+            Event::Attached => self.accepted(),
+            Event::AttachRefused { cause } => self.refused(now, cause),
+            Event::Coverage(is_there) => self.coverage(is_there),
             Event::Sms { id, service_center, tpdu } => self.sms(Message::new(id, service_center, tpdu)),
             Event::SubmitOutcome { reference, accepted } => self.submit_outcome(reference, accepted),
             Event::ChannelConnected(link) => self.channel_connected(link),
@@ -287,15 +293,12 @@ impl Device {
         if self.menu.take().is_some() {
             self.commands.push_back(Command::MenuChanged(None));
         }
-        if let Some(imsi) = self.attached.take() {
-            self.commands.push_back(Command::Detach { imsi });
-        }
+        self.leave();
         self.channels = Vec::new();
         self.timers = Timers::default();
         self.events = 0;
         self.chosen = None;
         self.poll = None;
-        self.location_due = false;
         self.fetch = None;
         self.fetches = 0;
         self.busy_until = None;
@@ -335,15 +338,7 @@ impl Device {
     fn started(&mut self, refresh: Option<Details>) {
         self.state = State::Idle;
         self.keep_inbox_to_its_card();
-        if self.attached != self.files.imsi {
-            if let Some(imsi) = self.attached.take() {
-                self.commands.push_back(Command::Detach { imsi });
-            }
-            if let Some(imsi) = self.files.imsi {
-                self.commands.push_back(Command::Attach { imsi, msisdn: self.files.msisdn });
-                self.attached = Some(imsi);
-            }
-        }
+        self.register();
         if let Some(details) = refresh {
             self.respond(details, response::result::OK, &[]);
         }
@@ -416,7 +411,7 @@ impl Device {
             Purpose::Data(link) if busy => self.with_channel(link, |channel| channel.tell_data = true),
             Purpose::Dropped(link) if busy => self.with_channel(link, |channel| channel.tell_dropped = true),
             Purpose::Timer(timer) if busy => self.timers.expire_again(timer),
-            Purpose::Location if busy => self.location_due = true,
+            Purpose::Location(status) if busy => self.tell_location_again(status),
             _ => {}
         }
         if busy {
@@ -492,13 +487,8 @@ impl Device {
         if let Some(message) = self.inbox.offer() {
             return Some((response::sms_envelope(&message.service_center, &message.tpdu), Purpose::Sms));
         }
-        if std::mem::take(&mut self.location_due) {
-            let place = response::location(self.settings.location);
-            let envelope = response::event_envelope(EVENT_LOCATION_STATUS, |body| {
-                push(body, tag::LOCATION_STATUS, &[0x00]);
-                push(body, tag::LOCATION, &place);
-            });
-            return Some((envelope, Purpose::Location));
+        if let Some(location) = self.location_envelope() {
+            return Some(location);
         }
         let item = self.chosen.take()?;
         let envelope = response::envelope(0xD3, 0x01, |body| push(body, tag::ITEM_IDENTIFIER, &[item]));
@@ -512,6 +502,7 @@ impl Device {
 
     fn deadline(&mut self, now: EpochMs) {
         self.timers.expire(now);
+        self.attach_again(now);
         if let Some(poll) = self.poll.as_mut().filter(|poll| poll.next <= now) {
             poll.due = true;
         }
@@ -544,6 +535,6 @@ pub(crate) const EVENT_LOCATION_STATUS: u8 = 0x03;
 pub(crate) const EVENT_DATA_AVAILABLE: u8 = 0x09;
 pub(crate) const EVENT_CHANNEL_STATUS: u8 = 0x0A;
 
-fn push(body: &mut Vec<u8>, tag: u16, value: &[u8]) {
+pub(crate) fn push(body: &mut Vec<u8>, tag: u16, value: &[u8]) {
     simtide_protocol::tlv::push_comprehension(body, tag, true, value);
 }

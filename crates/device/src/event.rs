@@ -31,6 +31,13 @@ pub enum Event {
     },
     /// The network accepted the attach.
     Attached,
+    /// The network refused the attach, or has taken the registration away.
+    AttachRefused {
+        /// Why: 3GPP TS 24.008, 10.5.3.6.
+        cause: u8,
+    },
+    /// The network of the card's identity is in reach, or not.
+    Coverage(bool),
     /// The network hands over a short message. It waits for one [`Command::ReportSms`] with the same `id`.
     Sms {
         /// Chosen by the network, given back in the report.
@@ -100,6 +107,8 @@ pub enum Command {
         imsi: Imsi,
         /// The number on the card, where it knows it.
         msisdn: Option<Msisdn>,
+        /// How many digits of the identity are the network's code, where the card knows it.
+        mnc_digits: Option<u8>,
     },
     /// Tell the network that this subscriber leaves.
     Detach {

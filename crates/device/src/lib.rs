@@ -11,6 +11,7 @@ pub mod inbound;
 pub mod outbound;
 pub mod proactive;
 pub mod queues;
+pub mod registration;
 pub mod sat;
 pub mod text;
 
@@ -31,4 +32,5 @@ pub use device::{BUSY_ATTEMPTS_MAX, BUSY_RETRY_S, Device, FETCHES_PER_SESSION_MA
 pub use event::{Command, Event, LinkId, Menu, Notice, Prompt, SmsReport, UserAction};
 pub use inbox::INBOX_MAX;
 pub use kind::{Kind, Location, Pin, Settings, UnknownKind};
+pub use registration::Registration;
 pub use startup::CardFiles;

@@ -34,8 +34,11 @@ impl Bench {
             false => "8010000011 3301E842110C0007A80000 1F8260000001",
         };
         bench.card(profile, profile_answer);
-        let attach =
-            Command::Attach { imsi: "001010123456789".parse().unwrap(), msisdn: "436601234".parse().ok() };
+        let attach = Command::Attach {
+            imsi: "001010123456789".parse().unwrap(),
+            msisdn: "436601234".parse().ok(),
+            mnc_digits: Some(2),
+        };
         // With something to fetch the FETCH comes behind the attach.
         assert_eq!(bench.device.next_command(), Some(attach));
         bench
@@ -411,8 +414,11 @@ fn a_refresh_that_changes_the_identity() {
     bench.card("00A4000C026F42", "6A82");
     bench.card("00A4000C026F40", "6A82");
     bench.says(Command::Detach { imsi: "001010123456789".parse().unwrap() });
-    bench
-        .says(Command::Attach { imsi: "001010123456799".parse().unwrap(), msisdn: "436601234".parse().ok() });
+    bench.says(Command::Attach {
+        imsi: "001010123456799".parse().unwrap(),
+        msisdn: "436601234".parse().ok(),
+        mnc_digits: Some(2),
+    });
     bench.card("801400000C 810301010182028281830100", "9000");
 }
 
