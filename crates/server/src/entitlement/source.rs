@@ -32,6 +32,11 @@ pub trait DeliverySource: Send + Sync {
     /// What the card has sent: a proof of receipt, or a short message. Durable before it answers.
     fn uplink(&self, card: CardId, uplink: UplinkContent) -> Answer<'_, Verdict>;
 
+    /// A subscriber's card has just proven itself to its register's vector: an operator may let that count as its attach.
+    fn authenticated(&self, _imsi: Imsi) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Where a cloud push reaches the device of a card, as it told with its request; `None`: it wants none.
     fn push_address(&self, card: CardId, address: Option<PushAddress>) -> Answer<'_, ()>;
 }
