@@ -1,4 +1,4 @@
-//! The REST interface under `/v1`: cards, imports, campaigns, commands, tokens; beside it `/metrics` and `/healthz`.
+//! The REST interface under `/v1`: cards, imports, campaigns, commands, deliveries, tokens; beside it `/metrics` and `/healthz`.
 //!
 //! Who asks is told by a bearer token, which has a tenant and a role; another tenant's cards and campaigns are not
 //! there. Errors are problems that say what to do. A request that changes something may carry `Idempotency-Key`:
@@ -7,6 +7,7 @@
 pub mod campaigns;
 pub mod cards;
 pub mod commands;
+pub mod deliveries;
 mod idempotency;
 pub mod imports;
 mod openapi;
@@ -62,6 +63,9 @@ pub fn routes(api: Arc<Api>) -> Router {
         .route("/v1/campaigns", get(campaigns::list).post(campaigns::create))
         .route("/v1/campaigns/{campaign}", get(campaigns::show))
         .route("/v1/campaigns/{campaign}/{verb}", post(campaigns::turn))
+        .route("/v1/deliveries", get(deliveries::list).post(deliveries::create))
+        .route("/v1/deliveries/{delivery}", get(deliveries::show))
+        .route("/v1/deliveries/{delivery}/cancel", post(deliveries::cancel))
         .route("/v1/imports", get(imports::list).post(imports::create))
         .route("/v1/imports/{import}", get(imports::show))
         .route("/v1/profiles", get(profiles::list).post(profiles::create))

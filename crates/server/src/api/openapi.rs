@@ -3,7 +3,7 @@
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{campaigns, cards, commands, imports, profiles, token_routes};
+use super::{campaigns, cards, commands, deliveries, imports, profiles, token_routes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -18,6 +18,10 @@ use super::{campaigns, cards, commands, imports, profiles, token_routes};
         campaigns::list,
         campaigns::show,
         campaigns::turn,
+        deliveries::create,
+        deliveries::list,
+        deliveries::show,
+        deliveries::cancel,
         imports::create,
         imports::list,
         imports::show,

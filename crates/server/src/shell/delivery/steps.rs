@@ -122,6 +122,11 @@ impl Deliveries {
         let mut event = event;
         for _ in 0..FOLLOWING_MAX {
             let now = self.core.now();
+            let packet = self.packet(card, record).await?;
+            if let Some(packet) = &packet {
+                let reserved = Event::Reserved { counter: packet.key.counter };
+                record.machine.handle(packet.at, reserved, &Presence::default(), &self.core.config.delivery);
+            }
             let before = record.clone();
             let commands =
                 record.machine.handle(now, event, &self.presence(card), &self.core.config.delivery);
@@ -132,7 +137,6 @@ impl Deliveries {
                 break;
             }
             let wanted = Wanted { commands: &commands, now };
-            let packet = self.packet(card, &before).await?;
             let followed =
                 self.carry_out(card, record, &before, wanted, packet, &mut beside, &mut stepped).await?;
             match followed {
@@ -175,12 +179,9 @@ impl Deliveries {
         if record.due.is_none() && record.machine.state.is_open() {
             record.due = before.due;
         }
-        if let Some(under_way) = record.machine.under_way.as_mut().filter(|one| one.counter.is_none()) {
-            under_way.counter = packet.as_ref().map(|one| one.key.counter);
-            if reserve {
-                let given = card.counters.iter().find(|(key_set, _)| *key_set == under_way.key_set);
-                under_way.counter_before = given.map_or(0, |(_, counter)| *counter);
-            }
+        if let Some(under_way) = record.machine.under_way.as_mut().filter(|_| reserve) {
+            let given = card.counters.iter().find(|(key_set, _)| *key_set == under_way.key_set);
+            under_way.counter_before = given.map_or(0, |(_, counter)| *counter);
         }
         let (mut ops, displaced) = self.ops(card, record, before, &wanted, packet.as_ref(), beside).await?;
         let command = reserve.then(|| self.command(record, &wanted)).flatten();
