@@ -11,6 +11,8 @@
 //! | [`proofs`] | messages from phones, matched to open commands |
 //! | [`delivery`] | the secure element manager: what waits for a card, by which bearer it goes, until it is proven |
 //! | [`commands`] | a single command to a single card |
+//! | [`subscription`] | changes of operator |
+//! | [`addressing`] | number and links by which a card is reached |
 //! | [`keyring`] | the boundary to the vault |
 //! | [`upkeep`] | rows that nobody needs any more |
 //! | [`tide`] | expected polls, and the date that a card is given |
@@ -18,6 +20,7 @@
 //! Every effect follows a durable commit, and what came of an effect comes back as an event. A store that fails ends
 //! the platform.
 
+pub mod addressing;
 pub mod campaigns;
 pub mod commands;
 pub mod core;
@@ -30,6 +33,7 @@ pub mod proofs;
 pub mod sealing;
 pub mod sending;
 pub mod sessions;
+pub mod subscription;
 pub mod tide;
 pub mod triggering;
 pub mod upkeep;
@@ -50,9 +54,11 @@ use self::planning::{Planning, Results, Trace, WISHES_MAX};
 use self::proofs::{Answers, INCOMING_MAX, Proofs};
 use self::sending::{Outbox, Outgoing};
 use self::sessions::{Inner, Sessions};
+use self::subscription::Changes;
 use self::tide::Tide;
 use crate::card_port::CardPort;
 use crate::config::Config;
+use crate::registers::Registers;
 use crate::store::{Origin, PAGE_ROWS_MAX, PacketState, Store, StoreError};
 
 /// A running platform.
@@ -71,6 +77,8 @@ pub struct Platform {
     pub answers: Arc<Answers>,
     /// Where everything ends that cards say outside of sessions.
     pub proofs: Arc<Proofs>,
+    /// Changes of operator.
+    pub changes: Arc<Changes>,
     /// Deliveries to single cards.
     pub deliveries: Arc<Deliveries>,
     /// Where cards connect.
@@ -114,7 +122,9 @@ impl Platform {
         let answers = Arc::new(Answers::default());
         let proofs = Arc::new(Proofs::new(core.clone(), flight.clone(), answers.clone()));
         let outbox = Outbox::start(core.clone(), flight.clone(), proofs.clone(), arrive)?;
-        tokio::spawn(proofs::listen(proofs.clone(), incoming));
+        let changes = Changes::new(core.clone(), flight.clone(), outbox.clone(), Registers::default());
+        proofs.follow_changes(changes.clone());
+        proofs.take_requests(changes.clone());
         recover(&core, &flight, &outbox).await?;
         let results = Arc::new(Results::default());
         let deliveries = Deliveries::open(delivery::Parts {
@@ -126,6 +136,8 @@ impl Platform {
             proofs: proofs.clone(),
         })
         .await?;
+        // Everybody who follows what cards say is there now.
+        tokio::spawn(proofs::listen(proofs.clone(), incoming));
         let sessions = Sessions::new(Inner {
             core: core.clone(),
             campaigns: campaigns.clone(),
@@ -139,6 +151,7 @@ impl Platform {
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(upkeep::run(core.clone(), stopped.clone()));
         tokio::spawn(deliveries.clone().run(stopped.clone()));
+        changes.start(stopped.clone()).await?;
         let planning = Planning {
             core: core.clone(),
             campaigns: campaigns.clone(),
@@ -151,7 +164,20 @@ impl Platform {
         };
         let planning = Mutex::new(Some(tokio::spawn(planning.run(wishes, stopped))));
         campaigns.restore().await;
-        Ok(Platform { core, campaigns, flight, outbox, tide, answers, proofs, deliveries, port, stop, planning })
+        Ok(Platform {
+            core,
+            campaigns,
+            flight,
+            outbox,
+            tide,
+            answers,
+            proofs,
+            changes,
+            deliveries,
+            port,
+            stop,
+            planning,
+        })
     }
 
     /// Cards or profiles have been added: looks at everything anew.

@@ -4,16 +4,18 @@
 use std::num::NonZeroU8;
 
 use simtide_platform::delivery::is_strong;
-use simtide_protocol::ids::Tar;
+use simtide_protocol::ids::{ChangeId, Tar};
 use simtide_protocol::profile::{ApplicationKind, Profile};
 use simtide_protocol::scp80::policy::{PolicyError, Waiver, may_send};
 use simtide_protocol::scp80::{self, CommandHeader, Counter, KeySet, SealError, Security, Spi};
 use simtide_protocol::sms::{PacketKind, Reference, SegmentError, segment};
 use simtide_protocol::trigger::{Trigger, TriggerError};
+use zeroize::Zeroizing;
 
 use super::core::Core;
 use super::keyring::KeyringError;
-use crate::store::{Card, Origin, Packet, PacketKey};
+use super::subscription::personalization::{Carried, PersonalizationError};
+use crate::store::{Card, CaseKind, Origin, Packet, PacketKey, StoreError};
 
 /// Why a packet cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,15 @@ pub enum SealingError {
         "SPI {0:04X} is too weak for a delivery: it must cipher, carry a checksum and ask for a proof with one"
     )]
     Weak(u16),
+    /// The change that the packet carries is not there, or another card's.
+    #[error("the change of operator that the packet belongs to is not there")]
+    Change,
+    /// The personalization cannot be read.
+    #[error(transparent)]
+    Personalization(#[from] PersonalizationError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// What the platform does not send.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -61,11 +72,31 @@ pub async fn sealed(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<u8>
     if matches!(packet.origin, Origin::Delivery(_)) && !is_strong(spi) {
         return Err(SealingError::Weak(packet.spi));
     }
-    sealed_here(core, card, packet)
+    match packet.origin {
+        Origin::Change(change) if packet.data.is_empty() => {
+            let data = personalization(core, card, change).await?;
+            sealed_here(core, card, packet, &data)
+        }
+        _ => sealed_here(core, card, packet, &packet.data),
+    }
+}
+
+/// The data of a packet that carries a personalization, from the sealed record of its change.
+async fn personalization(
+    core: &Core,
+    card: &Card,
+    change: ChangeId,
+) -> Result<Zeroizing<Vec<u8>>, SealingError> {
+    let case = core.store.case(CaseKind::Change, change.0).await?.ok_or(SealingError::Change)?;
+    if case.card != card.record.id {
+        return Err(SealingError::Change);
+    }
+    let plain = core.keyring.open_change(change, &card.record, &case.sealed)?;
+    Ok(Zeroizing::new(Carried::from_plain(&plain)?.script()?))
 }
 
 /// The platform has the card's keys.
-fn sealed_here(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<u8>, SealingError> {
+fn sealed_here(core: &Core, card: &Card, packet: &Packet, data: &[u8]) -> Result<Vec<u8>, SealingError> {
     let catalogue = core.catalogue();
     let profile = catalogue.profile(card.hot.profile).ok_or(SealingError::Profile)?;
     let (security, keys) = protection(core, card, profile, packet.key.key_set, packet.spi)?;
@@ -76,11 +107,11 @@ fn sealed_here(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<u8>, Sea
     let header = CommandHeader { security, tar: packet.tar, counter };
     let trigger;
     let data = match packet.origin {
-        Origin::Trigger(_) if packet.data.is_empty() => {
+        Origin::Trigger(_) if data.is_empty() => {
             trigger = Trigger::Stored.encode(profile.scp81.retry_timer)?;
             &trigger
         }
-        _ => &packet.data,
+        _ => data,
     };
     Ok(scp80::seal(&header, &keys, data)?)
 }

@@ -18,6 +18,7 @@ use simtide_protocol::ids::{CardId, EpochMs, Msisdn};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::addressing::{Addressing, Destination};
 use super::core::Core;
 use super::flight::{Flight, Moved, Waits};
 use super::proofs::Proofs;
@@ -27,7 +28,8 @@ use crate::smpp::{
     Address, DeliveryState, Link, LinkEvent, LinkHandle, Receipt, Refusal, StartError, Submit, SubmitError,
 };
 use crate::store::{
-    Alias, Card, Group, Op, Origin, Outcome, Packet, PacketChange, PacketKey, PacketState, StoreError,
+    Alias, Card, Group, Op, OperatorId, Origin, Outcome, Packet, PacketChange, PacketKey, PacketState,
+    StoreError,
 };
 
 /// Batches of packets that wait for the links.
@@ -60,6 +62,7 @@ struct State {
     core: Arc<Core>,
     flight: Arc<Flight>,
     links: Vec<LinkHandle>,
+    addressing: Addressing,
     next_link: AtomicUsize,
     next_token: AtomicU64,
     /// Submitted messages by token.
@@ -115,6 +118,7 @@ impl Outbox {
             core,
             flight,
             links,
+            addressing: Addressing::default(),
             next_link: AtomicUsize::new(0),
             // Tokens of different runs differ, so that a late event of an old one is not mistaken.
             next_token: AtomicU64::new(u64::from(u32::from_le_bytes(crate::card_port::random())) << 20),
@@ -140,6 +144,11 @@ impl Outbox {
     /// Whether there is any link to send on.
     pub fn has_links(&self) -> bool {
         !self.state.links.is_empty()
+    }
+
+    /// This packet is to go to a number of an operator, wherever its card is.
+    pub fn address(&self, key: PacketKey, msisdn: Msisdn, operator: OperatorId) {
+        self.state.addressing.set(key, msisdn, operator);
     }
 
     /// Sends packets that are durable as Queued, in this order. Waits while too many batches wait.
@@ -305,7 +314,8 @@ async fn send_batch(state: &Arc<State>, packets: Vec<Outgoing>) -> Result<(), St
     let mut changes = Vec::with_capacity(packets.len());
     for Outgoing { packet, card } in packets {
         let submits = prepare(state, &packet, card).await?;
-        let parts = u8::try_from(submits.as_ref().map_or(1, Vec::len)).unwrap_or(u8::MAX);
+        let parts = submits.as_ref().map_or(1, |(submits, _)| submits.len());
+        let parts = u8::try_from(parts).unwrap_or(u8::MAX);
         state.flight.takes_off(&packet, parts);
         let evidence = if submits.is_some() { Evidence::Submitting } else { Evidence::Abandon };
         if let Some(moved) = state.flight.evidence(packet.key, state.core.now(), evidence) {
@@ -313,7 +323,7 @@ async fn send_batch(state: &Arc<State>, packets: Vec<Outgoing>) -> Result<(), St
             let change = PacketChange { key: packet.key, state, message_ids, deadline: None };
             changes.push((change, packet.key));
         }
-        ready.extend(submits.map(|submits| (packet.key, submits)));
+        ready.extend(submits.map(|(submits, links)| (packet.key, submits, links)));
     }
     let mut settled = HashSet::new();
     for (group, (ops, keys)) in by_group(&state.core, changes.into_iter()) {
@@ -321,7 +331,7 @@ async fn send_batch(state: &Arc<State>, packets: Vec<Outgoing>) -> Result<(), St
         let written = keys.into_iter().zip(outcomes);
         settled.extend(written.filter(|(_, outcome)| *outcome != Outcome::Done).map(|(key, _)| key));
     }
-    for (key, submits) in ready {
+    for (key, submits, links) in ready {
         if settled.contains(&key) {
             state.flight.forget(key);
         }
@@ -330,18 +340,18 @@ async fn send_batch(state: &Arc<State>, packets: Vec<Outgoing>) -> Result<(), St
             continue;
         }
         kill_point::reached("submit.before");
-        submit(state, key, submits).await;
+        submit(state, key, submits, &links).await;
         kill_point::reached("submit.after");
     }
     Ok(())
 }
 
-/// The messages of a packet; `None` where it cannot be sent, which is logged once here.
+/// The messages of a packet, and the links that may carry them; `None` where it cannot be sent, which is logged once here.
 async fn prepare(
     state: &State,
     packet: &Packet,
     card: Option<Box<Card>>,
-) -> Result<Option<Vec<Submit>>, StoreError> {
+) -> Result<Option<(Vec<Submit>, Vec<usize>)>, StoreError> {
     let card = match card {
         Some(card) => card,
         None => match state.core.store.card(packet.key.card).await? {
@@ -349,12 +359,13 @@ async fn prepare(
             None => return Ok(None),
         },
     };
-    let Some(msisdn) = card.record.msisdn else {
+    let Destination { msisdn, links } = state.addressing.destination(&state.core, &card, packet.key);
+    let Some(msisdn) = msisdn else {
         tracing::warn!("a card without a telephone number gets no SMS; import it with one");
         return Ok(None);
     };
     match sealing::seal(&state.core, &card, packet).await {
-        Ok(parts) => Ok(Some(messages(state, packet, msisdn, parts))),
+        Ok(parts) => Ok(Some((messages(state, packet, msisdn, parts), links))),
         Err(error) => {
             tracing::warn!(%error, "a packet cannot be sealed and is given up");
             tracing::debug!(card = %packet.key.card, "the packet's card");
@@ -387,7 +398,7 @@ fn messages(state: &State, packet: &Packet, msisdn: Msisdn, parts: Vec<Vec<u8>>)
 const VALIDITY_MAX_S: i64 = 98 * 86_400;
 
 /// Hands a packet to a link; waits while the link is full. Without a link that lives it is given up.
-async fn submit(state: &State, key: PacketKey, submits: Vec<Submit>) {
+async fn submit(state: &State, key: PacketKey, submits: Vec<Submit>, links: &[usize]) {
     let parts = submits.len();
     {
         let mut sent = state.sent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -401,8 +412,8 @@ async fn submit(state: &State, key: PacketKey, submits: Vec<Submit>) {
     }
     loop {
         let mut full = false;
-        for _ in 0..state.links.len() {
-            let place = state.next_link.fetch_add(1, Ordering::Relaxed) % state.links.len();
+        for _ in 0..links.len() {
+            let place = links[state.next_link.fetch_add(1, Ordering::Relaxed) % links.len()];
             match state.links[place].submit_all(submits.clone()) {
                 Ok(()) => {
                     if let [submit] = &submits[..] {

@@ -1,0 +1,275 @@
+//! Changes of operator carried out: the loop around [`Change`].
+//!
+//! | module | does |
+//! |---|---|
+//! | this one | load, handle, **one durable commit**, then the effects; what comes of each is an event again |
+//! | [`commit`] | the operations of that commit: record, packets, the card's new subscription, history |
+//! | [`effects`] | registers, aliases, texts for users |
+//! | [`callback`] | what operator 1 is asked and told, signed |
+//! | [`personalization`] | the message, and what the card's answers say |
+//! | [`requests`] | who may begin a change: by API and by the card itself |
+//! | [`timers`] | what is due, and what a process that starts again finds |
+//!
+//! Everything of one change happens one after the other; effects of different changes overlap, a bounded number at once.
+
+mod callback;
+mod commit;
+mod effects;
+pub mod personalization;
+mod requests;
+mod timers;
+
+use std::sync::{Arc, Weak};
+
+use simtide_platform::subscription::{Change, Command, Event, SeenBy, State};
+use simtide_protocol::ids::{CardId, ChangeId, Imsi};
+use tokio::sync::{Mutex, Semaphore};
+
+use self::callback::Callbacks;
+use self::timers::Timers;
+use super::core::Core;
+use super::flight::Flight;
+use super::sending::{Outbox, Outgoing};
+use crate::registers::Registers;
+use crate::store::{Alias, CaseKind, CaseRow, Op, Packet, StoreError, TenantId};
+
+pub use callback::{SIGNATURE_HEADER, signature};
+pub use requests::{RequestRefused, Wanted};
+
+/// Locks that changes are spread over.
+const TURNS: usize = 256;
+/// Effects that are under way at once: calls to registers and operators.
+const EFFECTS_MAX: usize = 256;
+/// Changes of a card that are looked at.
+pub const CHANGES_OF_CARD_MAX: usize = 64;
+
+/// Carries out changes of operator.
+pub struct Changes {
+    core: Arc<Core>,
+    flight: Arc<Flight>,
+    outbox: Outbox,
+    /// The registers of operators; a register that is put here is used from then on.
+    pub registers: Registers,
+    callbacks: Callbacks,
+    turns: [Mutex<()>; TURNS],
+    effects: Arc<Semaphore>,
+    timers: Timers,
+    me: Weak<Changes>,
+}
+
+/// A change as kept, with whose it is.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// Owner of the card.
+    pub tenant: TenantId,
+    /// The change.
+    pub change: Change,
+}
+
+/// Why an operation on a change was not possible.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeRefused {
+    /// There is none.
+    #[error("there is no such change")]
+    Unknown,
+    /// Not in this state.
+    #[error("the change is {state}: {reason}", state = .0.name(), reason = .1)]
+    State(State, &'static str),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What is to happen after a commit.
+pub(super) enum Effect {
+    /// A command of the change.
+    Command(Command),
+    /// A packet that is reserved.
+    Send(Box<Packet>, Option<simtide_platform::subscription::Party>),
+}
+
+impl Changes {
+    /// Nothing is under way yet; [`Changes::start`] finds what was.
+    pub fn new(core: Arc<Core>, flight: Arc<Flight>, outbox: Outbox, registers: Registers) -> Arc<Changes> {
+        Arc::new_cyclic(|me| Changes {
+            core,
+            flight,
+            outbox,
+            registers,
+            callbacks: Callbacks::new(),
+            turns: std::array::from_fn(|_| Mutex::new(())),
+            effects: Arc::new(Semaphore::new(EFFECTS_MAX)),
+            timers: Timers::default(),
+            me: me.clone(),
+        })
+    }
+
+    /// One change.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn find(&self, id: ChangeId) -> Result<Option<Kept>, StoreError> {
+        match self.core.store.case(CaseKind::Change, id.0).await? {
+            Some(row) => Ok(Some(Kept { tenant: row.tenant, change: read(&row)? })),
+            None => Ok(None),
+        }
+    }
+
+    /// The changes of a card, latest first.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn of_card(&self, card: CardId) -> Result<Vec<Change>, StoreError> {
+        let rows = self.core.store.cases_of(card, CaseKind::Change, CHANGES_OF_CARD_MAX).await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// The change of a card that is open.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn open_of(&self, card: CardId) -> Result<Option<Change>, StoreError> {
+        Ok(self.of_card(card).await?.into_iter().find(Change::is_open))
+    }
+
+    /// Takes an event in and carries out what follows.
+    ///
+    /// # Errors
+    /// Nothing was stored.
+    pub async fn handle(&self, id: ChangeId, event: Event) -> Result<Option<Change>, StoreError> {
+        self.handle_beside(id, event, Vec::new(), None).await
+    }
+
+    /// The same, with operations and a sealed record that become durable together with the change.
+    pub(super) async fn handle_beside(
+        &self,
+        id: ChangeId,
+        event: Event,
+        beside: Vec<Op>,
+        sealed: Option<Vec<u8>>,
+    ) -> Result<Option<Change>, StoreError> {
+        let (change, effects) = {
+            // There are TURNS of them.
+            let _turn = self.turns[id.0 as usize % TURNS].lock().await;
+            let Some(row) = self.core.store.case(CaseKind::Change, id.0).await? else {
+                self.commit_beside(beside).await?;
+                return Ok(None);
+            };
+            self.settle(row, event, beside, sealed).await?
+        };
+        self.carry_out(&change, effects).await;
+        Ok(Some(change))
+    }
+
+    /// Operations that belong to no change after all.
+    async fn commit_beside(&self, beside: Vec<Op>) -> Result<(), StoreError> {
+        let card = beside.iter().find_map(|op| match op {
+            Op::Packet(change) => Some(change.key.card),
+            Op::ChangeCard { card, .. } | Op::History { card, .. } => Some(*card),
+            _ => None,
+        });
+        if let Some(card) = card {
+            self.core.commit_card(&card, beside).await?;
+        }
+        Ok(())
+    }
+
+    /// Operator 1 has answered.
+    ///
+    /// # Errors
+    /// There is no such change, or it does not wait for an answer.
+    pub async fn consent(&self, id: ChangeId, granted: bool) -> Result<Change, ChangeRefused> {
+        let kept = self.find(id).await?.ok_or(ChangeRefused::Unknown)?;
+        if kept.change.state != State::Requested {
+            return Err(ChangeRefused::State(kept.change.state, "it does not wait for a consent any more"));
+        }
+        self.handle(id, Event::Consent { granted }).await?.ok_or(ChangeRefused::Unknown)
+    }
+
+    /// Everything that is waited for is asked for at once.
+    ///
+    /// # Errors
+    /// There is no such change, or it has ended.
+    pub async fn resolve(&self, id: ChangeId) -> Result<Change, ChangeRefused> {
+        self.open(id).await?;
+        self.handle(id, Event::Resolve).await?.ok_or(ChangeRefused::Unknown)
+    }
+
+    /// Stops a change that has not reached the card; one that perhaps has is stopped as soon as it is certain that it
+    /// has not.
+    ///
+    /// # Errors
+    /// There is no such change, or it is too late.
+    pub async fn cancel(&self, id: ChangeId) -> Result<Change, ChangeRefused> {
+        let change = self.open(id).await?;
+        if !change.may_be_cancelled() && !matches!(change.state, State::Sent | State::Unknown) {
+            return Err(ChangeRefused::State(change.state, "the card has the new identity already"));
+        }
+        self.handle(id, Event::Cancel).await?.ok_or(ChangeRefused::Unknown)
+    }
+
+    async fn open(&self, id: ChangeId) -> Result<Change, ChangeRefused> {
+        let kept = self.find(id).await?.ok_or(ChangeRefused::Unknown)?;
+        if kept.change.is_open() {
+            Ok(kept.change)
+        } else {
+            Err(ChangeRefused::State(kept.change.state, "it has ended"))
+        }
+    }
+
+    /// An identity was seen in the network: by its register's report, or by a successful EAP-AKA. Answers the change
+    /// that waits for it; `None`: nobody does. A report that names a card counts only for that card.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn seen(
+        &self,
+        imsi: Imsi,
+        card: Option<CardId>,
+        by: SeenBy,
+    ) -> Result<Option<Change>, StoreError> {
+        let Some(owner) = self.core.store.find(Alias::Imsi(imsi)).await? else { return Ok(None) };
+        let Some(change) = self.open_of(owner).await? else { return Ok(None) };
+        if change.identity.is_none_or(|identity| identity.imsi != imsi) {
+            return Ok(None);
+        }
+        if card.is_some_and(|card| card != owner) {
+            tracing::warn!("a register reports an identity with another card than the one of its change");
+            return Ok(None);
+        }
+        self.handle(change.id, Event::Seen { imsi, known: true, attached: true, by }).await
+    }
+
+    /// Sends what is reserved and begins the effects; they come back as events.
+    async fn carry_out(&self, change: &Change, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(packet, over) => {
+                    if let Some((number, operator)) = effects::destination(change, over) {
+                        self.outbox.address(packet.key, number, operator);
+                    }
+                    self.outbox.send(vec![Outgoing { packet: *packet, card: None }]).await;
+                }
+                Effect::Command(Command::Alarm(alarm)) => effects::alarm(change, alarm),
+                Effect::Command(command) => {
+                    let Some(me) = self.me.upgrade() else { return };
+                    let change = change.clone();
+                    tokio::spawn(me.effect(change, command));
+                }
+            }
+        }
+    }
+
+    /// Takes in what came of an effect.
+    async fn came(&self, id: ChangeId, event: Event) {
+        if let Err(error) = self.handle(id, event).await {
+            tracing::error!(%error, "an event of a change was not stored; it is asked again");
+        }
+    }
+}
+
+/// The record of a case.
+pub(super) fn read(row: &CaseRow) -> Result<Change, StoreError> {
+    serde_json::from_slice(&row.body)
+        .map_err(|error| StoreError::Corrupt(format!("change {:016x}: {error}", row.id)))
+}
