@@ -3,6 +3,7 @@
 pub mod air;
 pub mod channel;
 pub mod clock;
+pub mod entitlement;
 pub mod fuzz;
 pub mod host;
 pub mod links;

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use simtide_device::{Device, Event};
+use simtide_device::{Device, Event, client};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
+use crate::entitlement::IpBearer;
 use crate::host::{Host, Shown, Surroundings};
 use crate::network::{Line, NetworkEvent};
 use crate::port::CardPort;
@@ -25,6 +26,8 @@ pub enum Inbound {
     Device(Event),
     /// From the network.
     Network(NetworkEvent),
+    /// For the client module.
+    Client(client::Event),
 }
 
 /// What a device runs with.
@@ -32,6 +35,8 @@ pub enum Inbound {
 pub struct Runner {
     /// The machine, switched off.
     pub device: Device,
+    /// The client module with its queues, where the device has one.
+    pub ip: Option<IpBearer>,
     /// The line to the network; its events have to arrive at `inbox`.
     pub line: Line,
     /// Time.
@@ -70,6 +75,13 @@ impl Surroundings for Around<'_> {
         self.latency
     }
 
+    fn client_teller(&self) -> impl Fn(client::Event) + Send + Sync + 'static {
+        let outside = self.outside.clone();
+        move |event| {
+            let _ = outside.send(Inbound::Client(event));
+        }
+    }
+
     fn show(&self, shown: Shown) {
         let _ = self.display.send(shown);
     }
@@ -79,10 +91,13 @@ impl Runner {
     /// Switches the device on and runs it until `stop` comes. A card that is lost is looked for again: another one may
     /// lie in the port by then.
     pub async fn run(self, port: Box<dyn CardPort>, mut stop: oneshot::Receiver<()>) -> std::io::Result<()> {
-        let Self { device, line, clock, latency, mut inbox, outside, display } = self;
+        let Self { device, ip, line, clock, latency, mut inbox, outside, display } = self;
         let around = Around { line: &line, latency, outside: &outside, display: &display };
         let mut card = PortThread::start(port)?;
         let mut host = Host::new(device);
+        if let Some(ip) = ip {
+            host = host.with_ip(ip);
+        }
         // Whether an answer is awaited, and whether to a reset.
         let mut asked = None;
         let mut restart = None;
@@ -94,11 +109,13 @@ impl Runner {
                 asked = Some(matches!(request, Request::Reset));
                 card.ask(request);
             }
+            if let Some(error) = host.failure() {
+                return Err(std::io::Error::new(error.kind(), error.to_string()));
+            }
             if host.device().has_failed() && restart.is_none() {
                 restart = Some(Instant::now() + Duration::from_secs(CARD_RETRY_S));
             }
-            let wait =
-                host.device().next_deadline().map(|deadline| clock.real(deadline.ms_since(clock.now())));
+            let wait = host.next_deadline().map(|deadline| clock.real(deadline.ms_since(clock.now())));
             tokio::select! {
                 biased;
                 _ = &mut stop => break,
@@ -112,6 +129,7 @@ impl Runner {
                         report(&event);
                         host.network(clock.now(), &line, event);
                     }
+                    Some(Inbound::Client(event)) => host.client(clock.now(), event),
                     None => break,
                 },
                 () = sleep_until(restart.unwrap_or_else(Instant::now)), if restart.is_some() => {

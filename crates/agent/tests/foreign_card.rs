@@ -106,6 +106,7 @@ async fn a_card_that_is_no_sim_is_started_and_left_alone() {
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let runner = Runner {
         device: Device::new(Settings::of(Kind::Phone)),
+        ip: None,
         line: Line::None,
         clock: Clock::REAL,
         latency: Duration::ZERO,

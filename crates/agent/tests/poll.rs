@@ -121,6 +121,7 @@ async fn a_card_polls_runs_a_script_and_keeps_its_place() {
     let (stop, stopped) = oneshot::channel();
     let runner = Runner {
         device: Device::new(Settings::of(Kind::Meter)),
+        ip: None,
         line: Line::None,
         clock: Clock::REAL,
         latency: Duration::from_millis(5),

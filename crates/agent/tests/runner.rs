@@ -41,6 +41,7 @@ async fn a_lost_card_is_looked_for_again() {
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let runner = Runner {
         device: Device::new(Settings::of(Kind::Phone)),
+        ip: None,
         line: Line::None,
         clock: Clock::REAL,
         latency: Duration::ZERO,

@@ -95,6 +95,7 @@ pub fn run(args: Args) -> Outcome {
         let (stop, stopped) = oneshot::channel();
         let runner = Runner {
             device: Device::new(settings),
+            ip: None,
             line: line(&args, &outside),
             clock: args.clock,
             latency: Duration::from_millis(args.latency_ms),
@@ -208,6 +209,7 @@ fn show(shown: Shown, prompt: &mut Option<Prompt>) {
         Shown::Menu(None) => println!("[no menu]"),
         Shown::Idle(text) => println!("[{text}]"),
         Shown::Sms(tpdu) => println!("[a message of {} bytes]", tpdu.len()),
+        Shown::Client(notice) => tracing::info!(?notice, "the client module"),
         Shown::Notice(notice) => tracing::warn!(?notice, "the device has something to say"),
         Shown::Clear => *prompt = None,
         Shown::Prompt(asked) => {

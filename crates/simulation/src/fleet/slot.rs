@@ -74,7 +74,7 @@ impl Slot {
             return self.handle(fleet, index, Inbound::Device(Event::PowerOn));
         }
         let now = self.now(&fleet.clock);
-        match self.host.device().next_deadline() {
+        match self.host.next_deadline() {
             Some(deadline) if deadline <= now => self.handle(fleet, index, Inbound::Device(Event::Deadline)),
             _ => self.note_deadline(fleet, index),
         }
@@ -93,6 +93,7 @@ impl Slot {
                 }
                 self.host.handle(now, event);
             }
+            Inbound::Client(event) => self.host.client(now, event),
             Inbound::Network(event) => {
                 if matches!(event, NetworkEvent::Deliver { .. }) {
                     fleet.counters.messages.fetch_add(1, Relaxed);
@@ -154,7 +155,7 @@ impl Slot {
 
     /// Makes sure that the schedule has an entry no later than the next deadline.
     fn note_deadline(&mut self, fleet: &Fleet, index: u32) {
-        let Some(deadline) = self.host.device().next_deadline() else { return };
+        let Some(deadline) = self.host.next_deadline() else { return };
         let at = match self.session {
             None => deadline,
             Some(_) => {
