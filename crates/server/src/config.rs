@@ -27,6 +27,8 @@ pub struct Config {
     pub delivery: simtide_platform::delivery::Settings,
     /// What is offered to the entitlement server.
     pub second_interface: SecondInterface,
+    /// Who keeps the OTA keys of cards.
+    pub sealing: Sealing,
     /// Flow control.
     pub flow: Flow,
     /// The REST API.
@@ -144,6 +146,32 @@ pub struct SecondInterface {
     pub wrapper: Wrapper,
     /// TP-OA of packets that come over IP; empty: `smpp.source_address`.
     pub originating_address: String,
+}
+
+/// `[sealing]`: who keeps the OTA keys of cards, and seals.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sealing {
+    /// The platform itself, or an operator's own server.
+    pub by: KeptBy,
+    /// Names of the operators whose cards that server seals for; empty: all.
+    pub operators: Vec<String>,
+    /// Where that server answers, `https://..`.
+    pub url: String,
+    /// File with the bearer token for it; empty: none.
+    pub token_file: PathBuf,
+    /// PEM certificates that may have signed its certificate; empty: those of the system.
+    pub ca_file: PathBuf,
+}
+
+/// Who keeps keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptBy {
+    /// The platform, in its vault.
+    Own,
+    /// An operator's own server.
+    Operator,
 }
 
 /// Where the wrapper around a sealed packet is made.
@@ -272,7 +300,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let rules: [(bool, &'static str, &'static str); 15] = [
+        let rules: [(bool, &'static str, &'static str); 16] = [
             (self.data.buckets.is_power_of_two(), "data.buckets", "a power of two from 1 to 32768"),
             (
                 (1..=1_000_000).contains(&self.card_port.sessions_max),
@@ -300,6 +328,11 @@ impl Config {
                 (256..=4_000).contains(&self.delivery.packet_bytes_max),
                 "delivery.packet_bytes_max",
                 "256 to 4000",
+            ),
+            (
+                self.sealing.by == KeptBy::Own || self.sealing.url.starts_with("http"),
+                "sealing.url",
+                "the address of the operator's sealing server",
             ),
             (self.flow.tick_ms > 0, "flow.tick_ms", "at least 1"),
             (self.clock.rate.is_finite() && self.clock.rate > 0.0, "clock.rate", "a number above 0"),
@@ -420,6 +453,18 @@ impl Default for SecondInterface {
             campaigns: true,
             wrapper: Wrapper::Platform,
             originating_address: String::new(),
+        }
+    }
+}
+
+impl Default for Sealing {
+    fn default() -> Self {
+        Sealing {
+            by: KeptBy::Own,
+            operators: Vec::new(),
+            url: String::new(),
+            token_file: PathBuf::new(),
+            ca_file: PathBuf::new(),
         }
     }
 }

@@ -9,13 +9,14 @@ use simtide_protocol::ids::{Bucket, CardId, Eid, EpochMs};
 use simtide_protocol::profile::{Profile, STANDARD_TEXT};
 use tokio::sync::watch;
 
+use super::delivery::operator_keys::OperatorKeys;
 use super::keyring::{Keyring, NOBODY};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::import::Committer;
 use crate::store::{
-    Answer, Batch, Candidate, Committed, Directory, DirectoryRow, Group, Lease, Op, OperatorId, Outcome,
-    ProfileId, Store, StoreError, TenantId,
+    Answer, Batch, Candidate, Card, Committed, Directory, DirectoryRow, Group, Lease, Op, OperatorId,
+    Outcome, ProfileId, Store, StoreError, TenantId,
 };
 
 /// What every loop shares.
@@ -28,6 +29,8 @@ pub struct Core {
     pub store: Arc<dyn Store>,
     /// The keys.
     pub keyring: Box<dyn Keyring>,
+    /// Keys that stay with their operator.
+    pub operator_keys: Option<OperatorKeys>,
     leases: Leases,
     /// The id of no card.
     stranger: Eid,
@@ -76,7 +79,12 @@ impl Core {
             directory = store.directory().await?;
         }
         let catalogue = Catalogue::new(&directory);
+        // A server that cannot be asked is told with every packet; the platform runs without it.
+        let operator_keys = OperatorKeys::new(&config.sealing)
+            .inspect_err(|error| tracing::error!(%error, "packets of an operator's cards cannot be sealed"))
+            .unwrap_or_default();
         Ok(Core {
+            operator_keys,
             clock: config.clock(),
             config,
             store,
@@ -86,6 +94,12 @@ impl Core {
             catalogue: RwLock::new(Arc::new(catalogue)),
             fatal: watch::channel(None).0,
         })
+    }
+
+    /// The server that keeps a card's OTA keys, where the platform does not.
+    pub fn keys_elsewhere(&self, card: &Card) -> Option<&OperatorKeys> {
+        let keys = self.operator_keys.as_ref()?;
+        keys.keep(self.catalogue().operator_name(card.hot.operator)).then_some(keys)
     }
 
     /// Campaign time now.

@@ -254,7 +254,7 @@ impl Proofs {
         let candidates = self.candidates(&row).await?;
         let of_tar = |one: &&Packet| one.tar == tar && !matches!(one.origin, Origin::Trigger(_));
         for command in candidates.iter().filter(of_tar) {
-            let Some(response) = read(&self.core, &row, command, packet) else { continue };
+            let Some(response) = self.response(&row, command, packet).await? else { continue };
             let key = command.key;
             let Response { header, data, authenticated } = response;
             let status = header.status;
@@ -272,6 +272,23 @@ impl Proofs {
         }
         tracing::info!("a proof of receipt matches no command of its card");
         Ok(Arrived::Refused)
+    }
+
+    /// The response, where the card's keys open it: here, or where its operator keeps them.
+    async fn response(
+        &self,
+        card: &Card,
+        command: &Packet,
+        packet: &[u8],
+    ) -> Result<Option<Response>, StoreError> {
+        let Some(elsewhere) = self.core.keys_elsewhere(card) else {
+            return Ok(read(&self.core, card, command, packet));
+        };
+        match elsewhere.open(card, command, packet).await {
+            Ok(response) => Ok(response.filter(|response| names(command, response))),
+            // It has to come again.
+            Err(error) => Err(StoreError::Elsewhere(error.to_string())),
+        }
     }
 
     /// Packets that a proof may be about: open ones, then the latest of each key set, which may have been given up.
@@ -404,13 +421,18 @@ fn read(core: &Core, card: &Card, command: &Packet, packet: &[u8]) -> Option<Res
     let protection = sealing::protection(core, card, profile, command.key.key_set, command.spi);
     let (security, keys) = protection.ok()?;
     let response = scp80::open_response(packet, &security, &keys).ok()?;
+    names(command, &response).then_some(response)
+}
+
+/// Whether a response is about this command.
+fn names(command: &Packet, response: &Response) -> bool {
     let same = Counter::new(command.key.counter) == Some(response.header.counter);
     // The counter in these may be the card's own.
     let about_counters = matches!(
         response.header.status,
         ResponseStatus::CounterLow | ResponseStatus::CounterHigh | ResponseStatus::CounterBlocked
     );
-    (same || (about_counters && command.state.is_open())).then_some(response)
+    same || (about_counters && command.state.is_open())
 }
 
 /// Whether the response proper is still to come: the command stays open for it.

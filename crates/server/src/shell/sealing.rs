@@ -13,6 +13,7 @@ use simtide_protocol::trigger::{Trigger, TriggerError};
 use zeroize::Zeroizing;
 
 use super::core::Core;
+use super::delivery::operator_keys::OperatorKeysError;
 use super::keyring::KeyringError;
 use super::subscription::personalization::{Carried, PersonalizationError};
 use crate::store::{Card, CaseKind, Origin, Packet, PacketKey, StoreError};
@@ -46,6 +47,9 @@ pub enum SealingError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The operator keeps the keys, and its server did not seal.
+    #[error(transparent)]
+    Elsewhere(#[from] OperatorKeysError),
     /// What the platform does not send.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -75,9 +79,9 @@ pub async fn sealed(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<u8>
     match packet.origin {
         Origin::Change(change) if packet.data.is_empty() => {
             let data = personalization(core, card, change).await?;
-            sealed_here(core, card, packet, &data)
+            seal_data(core, card, packet, &data).await
         }
-        _ => sealed_here(core, card, packet, &packet.data),
+        _ => seal_data(core, card, packet, &packet.data).await,
     }
 }
 
@@ -95,16 +99,10 @@ async fn personalization(
     Ok(Zeroizing::new(Carried::from_plain(&plain)?.script()?))
 }
 
-/// The platform has the card's keys.
-fn sealed_here(core: &Core, card: &Card, packet: &Packet, data: &[u8]) -> Result<Vec<u8>, SealingError> {
+/// Here, or where the card's operator keeps its keys.
+async fn seal_data(core: &Core, card: &Card, packet: &Packet, data: &[u8]) -> Result<Vec<u8>, SealingError> {
     let catalogue = core.catalogue();
     let profile = catalogue.profile(card.hot.profile).ok_or(SealingError::Profile)?;
-    let (security, keys) = protection(core, card, profile, packet.key.key_set, packet.spi)?;
-    let minimum =
-        profile.application_by_tar(packet.tar).map_or(Spi::new(0, 0), |application| application.minimum_spi);
-    may_send(&security, &keys, minimum, waiver(profile))?;
-    let counter = Counter::new(packet.key.counter).ok_or(SealingError::Counter)?;
-    let header = CommandHeader { security, tar: packet.tar, counter };
     let trigger;
     let data = match packet.origin {
         Origin::Trigger(_) if data.is_empty() => {
@@ -113,6 +111,15 @@ fn sealed_here(core: &Core, card: &Card, packet: &Packet, data: &[u8]) -> Result
         }
         _ => data,
     };
+    if let Some(elsewhere) = core.keys_elsewhere(card) {
+        return Ok(elsewhere.seal(card, packet, data).await?);
+    }
+    let (security, keys) = protection(core, card, profile, packet.key.key_set, packet.spi)?;
+    let minimum =
+        profile.application_by_tar(packet.tar).map_or(Spi::new(0, 0), |application| application.minimum_spi);
+    may_send(&security, &keys, minimum, waiver(profile))?;
+    let counter = Counter::new(packet.key.counter).ok_or(SealingError::Counter)?;
+    let header = CommandHeader { security, tar: packet.tar, counter };
     Ok(scp80::seal(&header, &keys, data)?)
 }
 
@@ -125,6 +132,9 @@ pub fn check(
     spi: u16,
     tar: Tar,
 ) -> Result<(), SealingError> {
+    if core.keys_elsewhere(card).is_some() {
+        return Ok(());
+    }
     let (security, keys) = protection(core, card, profile, key_set, spi)?;
     let minimum =
         profile.application_by_tar(tar).map_or(Spi::new(0, 0), |application| application.minimum_spi);

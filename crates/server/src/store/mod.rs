@@ -50,6 +50,9 @@ pub enum StoreError {
         "store failed, nothing is written any more: {0}; repair the medium (space, disk) and start again"
     )]
     Failed(String),
+    /// Something that is not kept here did not answer.
+    #[error("not possible now: {0}")]
+    Elsewhere(String),
     /// A row cannot be read.
     #[error("row cannot be read: {0}; the card is left alone, restore it from a backup")]
     Corrupt(String),

@@ -8,6 +8,7 @@
 //! | `steps` | load, decide, one commit, effects |
 //! | [`source`] | the second interface, in process |
 //! | `polls` | polls that carry deliveries, or must leave them alone |
+//! | [`operator_keys`] | the boundary to operators that keep the OTA keys of their cards |
 //! | [`presence`] | where cards can be reached |
 //!
 //! What is decided is [`simtide_platform::delivery::Delivery`]'s. Events of one card are handled one after the other.
@@ -15,6 +16,7 @@
 //! bytes leave. The same row always gives the same bytes, so nobody needs to know which copy a card has taken.
 
 pub mod create;
+pub mod operator_keys;
 mod polls;
 pub mod presence;
 pub mod record;
