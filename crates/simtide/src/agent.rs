@@ -6,28 +6,35 @@ use std::time::Duration;
 use simtide_agent::air::AirLine;
 use simtide_agent::clock::Clock;
 use simtide_agent::host::Shown;
-use simtide_agent::network::{Line, NetworkEvent};
+use simtide_agent::network::{Line, NETWORKS_MAX, NetworkEvent, Networks};
 use simtide_agent::port::at::AtPort;
 use simtide_agent::port::vpcd::VpcdPort;
 use simtide_agent::port::{CardPort, PortAddress};
 use simtide_agent::runner::{Inbound, Runner};
 use simtide_agent::smpp::{SmppLine, SmppSettings};
 use simtide_device::{Device, Event, Kind, Menu, Pin, Prompt, Settings, UserAction};
+use simtide_protocol::ids::{IdError, Plmn};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Outcome;
 use crate::card::{RowArgs, profile, soft_port};
+use entitlement::EntitlementArgs;
+
+mod entitlement;
 
 /// Arguments of `simtide agent`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where the card is: soft:PROFILE or soft:PROFILE:STATE, vpcd:ADDRESS, pcsc:READER or at:DEVICE
-    #[arg(long, value_name = "PORT")]
-    card: PortAddress,
+    #[arg(long, value_name = "PORT", required_unless_present = "relay")]
+    card: Option<PortAddress>,
     /// The network: air:ADDRESS (the demo's SMSC) or smpp:ADDRESS (any SMSC)
     #[arg(long, value_name = "LINE")]
     smsc: Option<SmscAddress>,
+    /// One of several networks, by the code in the card's identity: 001-01=air:ADDRESS; with --smsc for all others
+    #[arg(long, value_name = "MCC-MNC=LINE")]
+    network: Vec<NetworkAddress>,
     /// system_id of an SMPP bind; without it the card's own number
     #[arg(long, value_name = "NAME")]
     smpp_system_id: Option<String>,
@@ -56,6 +63,8 @@ pub struct Args {
     #[arg(long, default_value = "real")]
     clock: Clock,
     #[command(flatten)]
+    entitlement: EntitlementArgs,
+    #[command(flatten)]
     row: RowArgs,
 }
 
@@ -64,6 +73,19 @@ pub struct Args {
 enum SmscAddress {
     Air(String),
     Smpp(String),
+}
+
+/// A network by its code.
+#[derive(Debug, Clone)]
+struct NetworkAddress(Plmn, SmscAddress);
+
+impl std::str::FromStr for NetworkAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (plmn, line) = text.split_once('=').ok_or("use MCC-MNC=LINE, as in 001-01=air:127.0.0.1:2776")?;
+        Ok(Self(plmn.parse().map_err(|error: IdError| error.to_string())?, line.parse()?))
+    }
 }
 
 impl std::str::FromStr for SmscAddress {
@@ -80,6 +102,9 @@ impl std::str::FromStr for SmscAddress {
 
 /// Runs the role until it is ended.
 pub fn run(args: Args) -> Outcome {
+    if let Some(line) = &args.entitlement.relay {
+        return entitlement::relay(line, &args.entitlement);
+    }
     let port = open_port(&args)?;
     let mut settings = Settings::of(args.kind);
     settings.display &= !args.no_display;
@@ -88,6 +113,7 @@ pub fn run(args: Args) -> Outcome {
         None => None,
     };
     let display = settings.display;
+    let ip = entitlement::bearer(&args.entitlement, &settings.imei)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async move {
         let (outside, inbox) = mpsc::unbounded_channel();
@@ -95,8 +121,8 @@ pub fn run(args: Args) -> Outcome {
         let (stop, stopped) = oneshot::channel();
         let runner = Runner {
             device: Device::new(settings),
-            ip: None,
-            line: line(&args, &outside),
+            ip,
+            networks: networks(&args, &outside)?,
             clock: args.clock,
             latency: Duration::from_millis(args.latency_ms),
             inbox,
@@ -116,7 +142,8 @@ pub fn run(args: Args) -> Outcome {
 }
 
 fn open_port(args: &Args) -> Result<Box<dyn CardPort>, Box<dyn std::error::Error>> {
-    Ok(match &args.card {
+    let card = args.card.as_ref().ok_or("where is the card? give --card")?;
+    Ok(match card {
         PortAddress::Soft { profile: path, state } => {
             let profile = profile(path)?;
             let personalization = args.row.personalization(&profile)?;
@@ -142,15 +169,30 @@ fn pcsc_port(_reader: &str) -> Result<Box<dyn CardPort>, Box<dyn std::error::Err
     Err("this build knows no card readers: build with `--features pcsc` (needs libpcsclite-dev)".into())
 }
 
-fn line(args: &Args, outside: &mpsc::UnboundedSender<Inbound>) -> Line {
+fn networks(args: &Args, outside: &mpsc::UnboundedSender<Inbound>) -> Result<Networks, std::io::Error> {
+    let mut networks = Networks::default();
+    let named = args.network.iter().map(|NetworkAddress(plmn, address)| (Some(*plmn), address));
+    for (number, (plmn, address)) in named.chain(args.smsc.iter().map(|address| (None, address))).enumerate() {
+        if !networks.add(plmn, line(args, address, number, outside)) {
+            return Err(std::io::Error::other(format!("a device knows at most {NETWORKS_MAX} networks")));
+        }
+    }
+    Ok(networks)
+}
+
+fn line(
+    args: &Args,
+    address: &SmscAddress,
+    number: usize,
+    outside: &mpsc::UnboundedSender<Inbound>,
+) -> Line {
     let outside = outside.clone();
     let tell = move |event: NetworkEvent| {
-        let _ = outside.send(Inbound::Network(event));
+        let _ = outside.send(Inbound::Network(number, event));
     };
-    match &args.smsc {
-        None => Line::None,
-        Some(SmscAddress::Air(address)) => Line::Air(AirLine::start(address.clone(), tell)),
-        Some(SmscAddress::Smpp(address)) => {
+    match address {
+        SmscAddress::Air(address) => Line::Air(AirLine::start(address.clone(), tell)),
+        SmscAddress::Smpp(address) => {
             let settings = SmppSettings {
                 address: address.clone(),
                 system_id: args.smpp_system_id.clone(),
