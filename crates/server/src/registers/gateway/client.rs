@@ -11,7 +11,8 @@ use super::super::{
     Answer, NewIdentity, PoolState, Register, RegisterError, Seen, Subscriber, VectorsWanted,
 };
 use super::message::{
-    Ask, BODY_BYTES_MAX, Request, Told, algorithm_of, open_keys, open_vectors, read_reply, seal_keys,
+    Ask, BODY_BYTES_MAX, Request, Told, algorithm_of, error_of, open_keys, open_vectors, read_reply,
+    seal_keys,
 };
 use super::transport::{Direction, Purpose, TransportKey};
 
@@ -52,13 +53,12 @@ impl Gateway {
         let sent = self.http.post(&self.url).json(&request);
         let (status, body) = http::exchange(sent, BODY_BYTES_MAX).await?;
         match read_reply(request.request, &body) {
+            Ok(Told::Error { error, reason }) => Err(error_of(&error, reason)),
             Ok(told) if status.is_success() => Ok((request.request, told)),
             Ok(_) => Err(RegisterError::Invalid(format!("an answer with status {status}"))),
             // Somebody else answers at this address, or the gateway is in trouble.
-            Err(RegisterError::Invalid(_)) if status.is_server_error() => {
-                Err(RegisterError::Unknown(format!("status {status}")))
-            }
-            Err(RegisterError::Invalid(_)) if !status.is_success() => {
+            Err(_) if status.is_server_error() => Err(RegisterError::Unknown(format!("status {status}"))),
+            Err(_) if !status.is_success() => {
                 Err(RegisterError::Refused(format!("status {status} without a reason")))
             }
             Err(error) => Err(error),

@@ -1,6 +1,7 @@
 //! The register gateway: the entity in the operator's network that speaks mutual TLS to the platform and the native
 //! protocol to the register. Its protocol is in `docs/registers.md`.
 
+pub mod certificates;
 pub mod client;
 pub mod message;
 pub mod report;
