@@ -4,10 +4,12 @@
 use crate::secure_channel::NoChannels;
 use crate::storage::Storage;
 use crate::{Card, Environment, KeySetPersonalization, Personalization, Secret, whole_journal};
-use simtide_protocol::ids::Iccid;
-use simtide_protocol::personalization::Identity;
-use simtide_protocol::profile::Profile;
+use simtide_protocol::ids::{ChangeId, Iccid};
+use simtide_protocol::personalization::{Identity, Message, commands};
+use simtide_protocol::profile::{ApplicationKind, Profile};
 use simtide_protocol::scp80::{Counter, Key};
+use simtide_protocol::script::expanded::{LengthForm, ScriptWriter};
+use simtide_protocol::tlv::push;
 use std::sync::{Arc, LazyLock};
 
 static PROFILE: LazyLock<Arc<Profile>> = LazyLock::new(|| Arc::new(Profile::standard()));
@@ -57,6 +59,38 @@ pub fn card_journal(data: &[u8]) {
         let select = [0x00, 0xA4, 0x04, 0x04, 0x07, 0xA0, 0x00, 0x00, 0x00, 0x87, 0x10, 0x02];
         assert!(with_environment(|environment| card.transmit(environment, &select)).len() >= 2);
     }
+}
+
+/// The body of a personalization message under the right code: the card becomes what it says with the next reset, or
+/// stays what it is, and the journal always tells it.
+pub fn card_personalization(data: &[u8]) {
+    let (Some(mut card), Some(application)) = (card(), PROFILE.application(ApplicationKind::Personalization))
+    else {
+        return;
+    };
+    let mut journal = card.take_changes().unwrap_or_default();
+    with_environment(|environment| card.reset(environment));
+    let first = card.digest();
+    let mut sealed = Vec::new();
+    push(&mut sealed, 0x80, &[1]);
+    push(&mut sealed, 0x81, &[7; 8]);
+    push(&mut sealed, 0x82, b"ADMCODE1");
+    push(&mut sealed, 0xA4, data);
+    let mut script = ScriptWriter::new(LengthForm::Definite);
+    commands(&sealed).iter().for_each(|command| script.command_bytes(command));
+    let Ok(script) = script.finish() else { return };
+    with_environment(|environment| card.run(environment, application, &script, 1_024));
+    assert_eq!(card.digest(), first, "nothing changes before the reset");
+    let said = Message::of_body(ChangeId::from_bytes([7; 8]), data);
+    for _ in 0..2 {
+        with_environment(|environment| card.reset(environment));
+        journal.extend(card.take_changes().unwrap_or_default());
+        let now = card.digest();
+        let becomes = said.as_ref().is_ok_and(|message| message.identity.digest() == now);
+        assert!(now == first || becomes, "one whole identity or the other");
+    }
+    let restored = Card::restore(PROFILE.clone(), &journal).map(|card| card.snapshot());
+    assert_eq!(restored.as_ref(), Ok(&card.snapshot()), "the journal tells the card");
 }
 
 /// A card with keys of zeros.

@@ -15,6 +15,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("card_apdus", fuzz::card_apdus),
     ("card_scripts", fuzz::card_scripts),
     ("card_journal", fuzz::card_journal),
+    ("card_personalization", fuzz::card_personalization),
 ];
 
 /// Every seed with its target.

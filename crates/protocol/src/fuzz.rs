@@ -3,11 +3,13 @@
 
 mod administration;
 mod coding;
+mod personalization;
 mod signalling;
 mod entitlement;
 
 pub use administration::{scp81_request, scp81_response, script, script_response, trigger};
 pub use coding::{card_file_contents, tlv};
+pub use personalization::{personalization_message, personalization_uplink};
 pub use signalling::gsup;
 pub use entitlement::{eap_peer, eap_server, entitlement_document, entitlement_request, second_layer};
 

@@ -22,6 +22,8 @@ const TARGETS: &[(&str, Target)] = &[
     ("script_response", fuzz::script_response),
     ("trigger", fuzz::trigger),
     ("tlv", fuzz::tlv),
+    ("personalization_message", fuzz::personalization_message),
+    ("personalization_uplink", fuzz::personalization_uplink),
     ("card_file_contents", fuzz::card_file_contents),
     ("gsup", fuzz::gsup),
     ("vendor_out", fuzz::vendor_out),
