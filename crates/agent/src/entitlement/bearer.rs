@@ -13,8 +13,8 @@ use super::transport::Transport;
 use crate::host::Shown;
 use crate::port::soft::random;
 
-/// Challenges of the client module have ids from here on; those of the network are below.
-const CHALLENGES_FROM: u64 = 1 << 63;
+/// Challenges of the client module have ids below this one; those of the network begin here.
+const CHALLENGES_UP_TO: u64 = 1 << 63;
 /// Most bytes that wait for a card on its channel.
 const CHANNEL_BYTES_MAX: usize = 64 * 1024;
 
@@ -149,7 +149,7 @@ impl IpBearer {
             Command::Request(request) => self.transport.send(request, tell),
             Command::Authenticate { id, rand, autn } => {
                 self.stirred();
-                device.handle(now, DeviceEvent::Authenticate { id: CHALLENGES_FROM | id, rand, autn });
+                device.handle(now, DeviceEvent::Authenticate { id, rand, autn });
             }
             Command::Deliver(part) => {
                 self.stirred();
@@ -186,9 +186,9 @@ impl IpBearer {
         true
     }
 
-    /// Whether a challenge is one of the client module's, and its own id of it.
+    /// The id of a challenge, where it is one of the client module's.
     pub(crate) fn challenge(id: u64) -> Option<u64> {
-        (id >= CHALLENGES_FROM).then_some(id & !CHALLENGES_FROM)
+        (id < CHALLENGES_UP_TO).then_some(id)
     }
 
     /// The card has answered.

@@ -23,7 +23,11 @@ pub struct Transport(Arc<Way>);
 enum Way {
     Http { http: reqwest::Client, url: reqwest::Url },
     Line(LineClient),
+    Direct(Answerer),
 }
+
+/// A server within the process: the answer to a request, or none.
+pub type Answerer = Box<dyn Fn(HttpRequest) -> Option<HttpResponse> + Send + Sync>;
 
 /// Why there is no way.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,7 @@ impl std::fmt::Debug for Transport {
         f.write_str(match *self.0 {
             Way::Http { .. } => "Transport(HTTP)",
             Way::Line(_) => "Transport(line)",
+            Way::Direct(_) => "Transport(direct)",
         })
     }
 }
@@ -108,16 +113,23 @@ impl Transport {
         Self(Arc::new(Way::Line(line)))
     }
 
+    /// To a server within the process, without any I/O: the answer is told before [`Self::send`] returns.
+    pub fn direct(answer: Answerer) -> Self {
+        Self(Arc::new(Way::Direct(answer)))
+    }
+
     /// Sends a request from a task of its own; `tell` gets the answer, or that there is none. Within a runtime.
     pub fn send(&self, request: HttpRequest, tell: impl Fn(Event) + Send + Sync + 'static) {
+        let id = request.id;
+        let event = move |response| match response {
+            Some(response) => Event::Response { id, response },
+            None => Event::Failed { id },
+        };
+        if let Way::Direct(answer) = &*self.0 {
+            return tell(event(answer(request)));
+        }
         let this = self.clone();
-        tokio::spawn(async move {
-            let id = request.id;
-            tell(match this.exchange(request).await {
-                Some(response) => Event::Response { id, response },
-                None => Event::Failed { id },
-            });
-        });
+        tokio::spawn(async move { tell(event(this.exchange(request).await)) });
     }
 
     /// One request and its answer.
@@ -132,6 +144,7 @@ impl Transport {
                 }
             },
             Way::Line(line) => line.exchange(request).await,
+            Way::Direct(answer) => answer(request),
         }
     }
 }
