@@ -1,18 +1,18 @@
 //! The air interface: lines of JSON over TCP between an SMSC and any number of subscribers (`docs/air-interface.md`).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use simtide_device::SmsReport;
-use simtide_protocol::ids::{Imsi, Msisdn};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::network::NetworkEvent;
 
-/// Most bytes of a line.
-pub const LINE_BYTES_MAX: usize = 4096;
+pub mod lines;
+
+pub use lines::{FromDevice, Hex, LINE_BYTES_MAX, ToDevice};
 
 /// Longest wait between two attempts to connect, in milliseconds.
 pub const RECONNECT_MS_MAX: u64 = 5_000;
@@ -23,121 +23,44 @@ const RECONNECT_MS_MIN: u64 = 50;
 /// Most lines that are written together.
 const LINES_PER_WRITE_MAX: usize = 256;
 
-/// What devices say to the network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum ToNetwork {
-    /// A subscriber is here.
-    Attach {
-        /// The identity on the card.
-        imsi: Imsi,
-        /// The number on the card.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        msisdn: Option<Msisdn>,
-    },
-    /// A subscriber leaves.
-    Detach {
-        /// The identity that was attached.
-        imsi: Imsi,
-    },
-    /// A message from a device.
-    Submit {
-        /// Who sends it.
-        imsi: Imsi,
-        /// Given back in the answer.
-        #[serde(rename = "ref")]
-        reference: u32,
-        /// The SMS-SUBMIT in hex.
-        tpdu: String,
-    },
-    /// What became of a message to a device.
-    Report {
-        /// The id of the delivery.
-        id: u64,
-        /// Whether the device took it.
-        ok: bool,
-        /// User data of the delivery report in hex, where there are any.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        tpdu: Option<String>,
-        /// TP-FCS where the device refused.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        cause: Option<u8>,
-    },
-}
-
-/// What the network says to devices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum FromNetwork {
-    /// A subscriber is registered.
-    Attached {
-        /// Who.
-        imsi: Imsi,
-    },
-    /// A message for a device.
-    Deliver {
-        /// For whom.
-        imsi: Imsi,
-        /// Given back in the report.
-        id: u64,
-        /// Address of the service centre.
-        #[serde(default)]
-        sc: String,
-        /// The SMS-DELIVER in hex.
-        tpdu: String,
-    },
-    /// What became of a message from a device.
-    Submitted {
-        /// Who sent it.
-        imsi: Imsi,
-        /// The number given with it.
-        #[serde(rename = "ref")]
-        reference: u32,
-        /// Whether the service centre took it.
-        ok: bool,
-    },
-    /// A line that the network could not read.
-    Error {
-        /// Why.
-        reason: String,
-    },
-}
-
-impl ToNetwork {
-    /// The report line for what a device says about a message.
-    pub fn report(id: u64, report: SmsReport) -> Self {
-        let in_hex = |data: Vec<u8>| (!data.is_empty()).then(|| hex::encode(data));
-        match report {
-            SmsReport::Accepted(data) => Self::Report { id, ok: true, tpdu: in_hex(data), cause: None },
-            SmsReport::Refused { cause, data } => {
-                Self::Report { id, ok: false, tpdu: in_hex(data), cause: Some(cause) }
-            }
-        }
-    }
-}
-
 /// A line to the network that connects itself again whenever it breaks. Ends when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct AirLine {
-    outgoing: mpsc::UnboundedSender<ToNetwork>,
+    outgoing: mpsc::UnboundedSender<FromDevice>,
+    stands: Arc<AtomicBool>,
 }
 
 impl AirLine {
     /// Starts to connect to an SMSC; `tell` is called from the line's task. Has to be called within a runtime.
     pub fn start(address: String, tell: impl Fn(NetworkEvent) + Send + Sync + 'static) -> Self {
         let (outgoing, inbox) = mpsc::unbounded_channel();
+        let stands = Arc::new(AtomicBool::new(false));
+        let noted = stands.clone();
+        let tell = move |event: NetworkEvent| {
+            match event {
+                NetworkEvent::Up => noted.store(true, Relaxed),
+                NetworkEvent::Down => noted.store(false, Relaxed),
+                _ => {}
+            }
+            tell(event);
+        };
         tokio::spawn(keep(address, inbox, tell));
-        Self { outgoing }
+        Self { outgoing, stands }
+    }
+
+    /// Whether the line stands: coverage.
+    pub fn stands(&self) -> bool {
+        self.stands.load(Relaxed)
     }
 
     /// Queues a line. Each device has at most one attach, one submission and its reports of received messages
     /// waiting, which bounds the queue. While the line is down nothing is kept: see [`NetworkEvent::Up`].
-    pub fn say(&self, line: ToNetwork) {
+    pub fn say(&self, line: FromDevice) {
         let _ = self.outgoing.send(line);
     }
 }
 
-async fn keep(address: String, mut inbox: mpsc::UnboundedReceiver<ToNetwork>, tell: impl Fn(NetworkEvent)) {
+async fn keep(address: String, mut inbox: mpsc::UnboundedReceiver<FromDevice>, tell: impl Fn(NetworkEvent)) {
     let mut wait_ms = RECONNECT_MS_MIN;
     loop {
         match TcpStream::connect(&address).await {
@@ -170,7 +93,7 @@ async fn keep(address: String, mut inbox: mpsc::UnboundedReceiver<ToNetwork>, te
 /// Both directions of one connection; `true` when nobody speaks any more.
 async fn talk(
     mut stream: TcpStream,
-    inbox: &mut mpsc::UnboundedReceiver<ToNetwork>,
+    inbox: &mut mpsc::UnboundedReceiver<FromDevice>,
     tell: &impl Fn(NetworkEvent),
 ) -> bool {
     let _ = stream.set_nodelay(true);
@@ -215,51 +138,34 @@ async fn talk(
 }
 
 /// Hands on what the network said.
-fn hear(message: FromNetwork, tell: &impl Fn(NetworkEvent)) {
+fn hear(message: ToDevice, tell: &impl Fn(NetworkEvent)) {
     match message {
-        FromNetwork::Attached { imsi } => tell(NetworkEvent::Attached { imsi }),
-        FromNetwork::Deliver { imsi, id, sc, tpdu } => match hex::decode(&tpdu) {
-            Ok(tpdu) => tell(NetworkEvent::Deliver { imsi, id, service_center: sc, tpdu }),
-            Err(error) => tracing::warn!(%error, "the SMSC sent a message that is not in hex"),
+        ToDevice::Challenge { imsi, rand, autn } => match (rand.0.try_into(), autn.0.try_into()) {
+            (Ok(rand), Ok(autn)) => tell(NetworkEvent::Challenge { imsi, rand, autn }),
+            _ => tracing::warn!("the network sent a challenge of another length than 16 and 16 octets"),
         },
-        FromNetwork::Submitted { imsi, reference, ok } => {
+        ToDevice::Attached { imsi } => tell(NetworkEvent::Attached { imsi }),
+        ToDevice::Rejected { imsi, cause } => tell(NetworkEvent::Rejected { imsi, cause }),
+        ToDevice::Detached { imsi, cause } => tell(NetworkEvent::Detached { imsi, cause }),
+        ToDevice::Deliver { imsi, id, sc, tpdu } => {
+            tell(NetworkEvent::Deliver { imsi, id, service_center: sc, tpdu: tpdu.0 });
+        }
+        ToDevice::Submitted { imsi, reference, ok } => {
             tell(NetworkEvent::Submitted { imsi, reference, accepted: ok });
         }
-        FromNetwork::Error { reason } => tracing::warn!(%reason, "the SMSC refused a line"),
+        ToDevice::Error { reason } => tracing::warn!(%reason, "the SMSC refused a line"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use simtide_protocol::ids::Imsi;
     use tokio::net::TcpListener;
+
+    use super::*;
 
     fn imsi() -> Imsi {
         "001010000000001".parse().unwrap()
-    }
-
-    #[test]
-    fn lines_look_as_documented() {
-        let line = |message: &ToNetwork| serde_json::to_string(message).unwrap();
-        assert_eq!(
-            line(&ToNetwork::Attach { imsi: imsi(), msisdn: "436601234".parse().ok() }),
-            r#"{"type":"attach","imsi":"001010000000001","msisdn":"436601234"}"#
-        );
-        assert_eq!(
-            line(&ToNetwork::Submit { imsi: imsi(), reference: 7, tpdu: "0100".to_owned() }),
-            r#"{"type":"submit","imsi":"001010000000001","ref":7,"tpdu":"0100"}"#
-        );
-        assert_eq!(
-            line(&ToNetwork::report(9, SmsReport::Accepted(vec![0x02, 0x71]))),
-            r#"{"type":"report","id":9,"ok":true,"tpdu":"0271"}"#
-        );
-        assert_eq!(
-            line(&ToNetwork::report(9, SmsReport::Refused { cause: 208, data: Vec::new() })),
-            r#"{"type":"report","id":9,"ok":false,"cause":208}"#
-        );
-        let text = r#"{"type":"deliver","imsi":"001010000000001","id":9,"sc":"+4366","tpdu":"44"}"#;
-        let message: FromNetwork = serde_json::from_str(text).unwrap();
-        assert!(matches!(message, FromNetwork::Deliver { id: 9, .. }));
     }
 
     #[tokio::test]
@@ -273,7 +179,7 @@ mod tests {
         for _ in 0..2 {
             let (stream, _) = listener.accept().await.unwrap();
             assert_eq!(heard.recv().await, Some(NetworkEvent::Up));
-            line.say(ToNetwork::Detach { imsi: imsi() });
+            line.say(FromDevice::Detach { imsi: imsi() });
             let mut stream = BufReader::new(stream);
             let mut text = String::new();
             stream.read_line(&mut text).await.unwrap();

@@ -1,6 +1,6 @@
 //! Targets that take any bytes: none may panic, each checks what must always hold.
 
-use crate::air::{FromNetwork, LINE_BYTES_MAX};
+use crate::air::{FromDevice, LINE_BYTES_MAX, ToDevice};
 use crate::clock::Clock;
 use crate::port::{PortAddress, at};
 use crate::{smpp, vpcd};
@@ -21,9 +21,13 @@ pub fn agent_smpp(data: &[u8]) {
 /// Lines of the air interface and what a modem answers.
 pub fn agent_lines(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n').filter(|line| line.len() <= LINE_BYTES_MAX) {
-        if let Ok(message) = serde_json::from_slice::<FromNetwork>(line) {
+        if let Ok(message) = serde_json::from_slice::<ToDevice>(line) {
             let again = serde_json::to_vec(&message).unwrap_or_default();
-            assert_eq!(serde_json::from_slice::<FromNetwork>(&again).ok(), Some(message));
+            assert_eq!(serde_json::from_slice::<ToDevice>(&again).ok(), Some(message));
+        }
+        if let Ok(message) = serde_json::from_slice::<FromDevice>(line) {
+            let again = serde_json::to_vec(&message).unwrap_or_default();
+            assert_eq!(serde_json::from_slice::<FromDevice>(&again).ok(), Some(message));
         }
         let text = String::from_utf8_lossy(line);
         let _ = at::response_of(&text);

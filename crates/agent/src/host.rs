@@ -8,7 +8,7 @@ use simtide_protocol::ids::{EpochMs, Imsi, Msisdn};
 
 use crate::entitlement::IpBearer;
 use crate::links::Links;
-use crate::network::{Line, NetworkEvent};
+use crate::network::{Line, NetworkEvent, Networks, message_id};
 use crate::port::thread::Request;
 
 /// How long a service centre may take to answer for a message, in seconds.
@@ -18,8 +18,8 @@ pub const SUBMIT_TIMEOUT_S: u64 = 30;
 pub trait Surroundings {
     /// A way by which tasks hand events to this device.
     fn teller(&self) -> impl Fn(Event) + Send + Sync + 'static;
-    /// The line to the network.
-    fn line(&self) -> &Line;
+    /// The networks in reach.
+    fn networks(&self) -> &Networks;
     /// What the radio adds to the opening of a connection and to each of its round trips.
     fn latency(&self) -> Duration;
     /// A way by which tasks hand events to this device's client module, where it has one.
@@ -49,12 +49,33 @@ pub enum Shown {
     Client(ClientNotice),
 }
 
+/// First id of challenges that come from the network; those of the client module lie below.
+const NETWORK_CHALLENGES: u64 = 1 << 63;
+
+/// Who is on the card, and where it belongs.
+#[derive(Debug, Clone, Copy)]
+struct Subscriber {
+    imsi: Imsi,
+    /// The network's number; none where it is not in reach.
+    network: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Challenge {
+    id: u64,
+    imsi: Imsi,
+    network: usize,
+}
+
 /// The device and what its shell keeps for it.
 #[derive(Debug)]
 pub struct Host {
     device: Device,
     links: Links,
-    subscriber: Option<(Imsi, Option<Msisdn>)>,
+    subscriber: Option<Subscriber>,
+    /// The challenge that the card is answering for the network.
+    challenge: Option<Challenge>,
+    challenges: u64,
     submitting: Option<Submitting>,
     /// The network has registered the subscriber, and its line stands.
     covered: bool,
@@ -72,7 +93,16 @@ struct Submitting {
 impl Host {
     /// A host that is switched off.
     pub fn new(device: Device) -> Self {
-        Self { device, links: Links::default(), subscriber: None, submitting: None, covered: false, ip: None }
+        Self {
+            device,
+            links: Links::default(),
+            subscriber: None,
+            challenge: None,
+            challenges: 0,
+            submitting: None,
+            covered: false,
+            ip: None,
+        }
     }
 
     /// The same with a client module, which reaches the card where the network does not.
@@ -111,7 +141,7 @@ impl Host {
 
     /// Who is registered.
     pub fn subscriber(&self) -> Option<Imsi> {
-        self.subscriber.map(|(imsi, _)| imsi)
+        self.subscriber.map(|subscriber| subscriber.imsi)
     }
 
     /// Hands over an event; [`Self::next_request`] follows.
@@ -134,32 +164,41 @@ impl Host {
         self.device.handle(now, event);
     }
 
-    /// Hands over what the network says; [`Self::next_request`] follows.
-    pub fn network(&mut self, now: EpochMs, line: &Line, event: NetworkEvent) {
+    /// Hands over what the network with this number says; [`Self::next_request`] follows.
+    pub fn network(&mut self, now: EpochMs, from: usize, event: NetworkEvent) {
+        let Some(Subscriber { imsi: own, network }) = self.subscriber else { return };
+        // From another network, or for an identity that this card had before.
+        if network != Some(from) || event.imsi().is_some_and(|imsi| imsi != own) {
+            return;
+        }
         match event {
-            NetworkEvent::Up => {
-                if let Some((imsi, msisdn)) = self.subscriber {
-                    line.attach(imsi, msisdn);
-                }
-            }
+            NetworkEvent::Up => self.handle(now, Event::Coverage(true)),
             NetworkEvent::Down => {
                 self.covered = false;
                 if let Some(reference) = self.submitting.as_ref().map(|submitting| submitting.reference) {
                     self.handle(now, Event::SubmitOutcome { reference, accepted: false });
                 }
+                self.handle(now, Event::Coverage(false));
             }
-            NetworkEvent::Attached { imsi } if self.subscriber() == Some(imsi) => {
+            NetworkEvent::Challenge { imsi, rand, autn } => {
+                self.challenges += 1;
+                let id = NETWORK_CHALLENGES | self.challenges;
+                self.challenge = Some(Challenge { id, imsi, network: from });
+                self.handle(now, Event::Authenticate { id, rand, autn });
+            }
+            NetworkEvent::Attached { .. } => {
                 self.covered = true;
                 self.handle(now, Event::Attached);
             }
-            NetworkEvent::Deliver { imsi, id, service_center, tpdu } if self.subscriber() == Some(imsi) => {
-                self.handle(now, Event::Sms { id, service_center, tpdu });
+            NetworkEvent::Rejected { cause, .. } | NetworkEvent::Detached { cause, .. } => {
+                self.covered = false;
+                self.handle(now, Event::AttachRefused { cause });
             }
-            NetworkEvent::Submitted { imsi, reference, accepted } if self.subscriber() == Some(imsi) => {
+            NetworkEvent::Deliver { id, service_center, tpdu, .. } => {
+                self.handle(now, Event::Sms { id: message_id(from, id), service_center, tpdu });
+            }
+            NetworkEvent::Submitted { reference, accepted, .. } => {
                 self.handle(now, Event::SubmitOutcome { reference, accepted });
-            }
-            // For an identity that this card had before.
-            NetworkEvent::Attached { .. } | NetworkEvent::Deliver { .. } | NetworkEvent::Submitted { .. } => {
             }
         }
     }
@@ -189,14 +228,15 @@ impl Host {
     fn execute(&mut self, now: EpochMs, around: &impl Surroundings, command: Command) {
         let Some(command) = self.execute_over_ip(now, command) else { return };
         match command {
-            Command::Attach { imsi, msisdn, .. } => {
-                self.subscriber = Some((imsi, msisdn));
-                around.line().attach(imsi, msisdn);
+            Command::Attach { imsi, msisdn, mnc_digits } => {
+                self.attach(now, around.networks(), imsi, msisdn, mnc_digits);
             }
             Command::Detach { imsi } => {
-                self.subscriber = None;
                 self.covered = false;
-                around.line().detach(imsi);
+                if let Some(line) = self.line(around.networks()) {
+                    line.detach(imsi);
+                }
+                self.subscriber = None;
             }
             Command::OpenChannel { link, remote } => {
                 self.links.open(link, remote, around.latency(), around.teller());
@@ -205,15 +245,14 @@ impl Host {
             Command::Send { link, bytes } => self.links.send(link, bytes),
             Command::CloseChannel { link } => self.links.close(link),
             Command::SubmitSms { reference, tpdu } => self.submit(now, around, reference, tpdu),
-            Command::ReportSms { id, report } => around.line().report(id, report),
+            Command::ReportSms { id, report } => around.networks().report(id, report),
             Command::SmsReceived { tpdu } => around.show(Shown::Sms(tpdu)),
             Command::MenuChanged(menu) => around.show(Shown::Menu(menu)),
             Command::Show(prompt) => around.show(Shown::Prompt(prompt)),
             Command::Clear => around.show(Shown::Clear),
             Command::IdleText(text) => around.show(Shown::Idle(text)),
             Command::Notice(notice) => around.show(Shown::Notice(notice)),
-            // Nobody here has asked.
-            Command::Authenticated { id } => drop(self.device.take_authentication(id)),
+            Command::Authenticated { id } => self.respond(around.networks(), id),
             // `next_request` hands these out.
             Command::Reset | Command::Transmit(_) => {}
         }
@@ -252,9 +291,42 @@ impl Host {
         None
     }
 
+    /// The line to the subscriber's network.
+    fn line<'a>(&self, networks: &'a Networks) -> Option<&'a Line> {
+        self.subscriber?.network.and_then(|network| networks.line(network))
+    }
+
+    fn attach(
+        &mut self,
+        now: EpochMs,
+        networks: &Networks,
+        imsi: Imsi,
+        msisdn: Option<Msisdn>,
+        mnc_digits: Option<u8>,
+    ) {
+        let network = networks.home_of(&imsi, mnc_digits);
+        self.subscriber = Some(Subscriber { imsi, network });
+        match self.line(networks) {
+            Some(line) if line.stands() => line.attach(imsi, msisdn),
+            _ => self.handle(now, Event::Coverage(false)),
+        }
+    }
+
+    /// The card has answered a challenge of the network. An answer that is not awaited any more is dropped.
+    fn respond(&mut self, networks: &Networks, id: u64) {
+        let authentication = self.device.take_authentication(id);
+        if let Some(Challenge { imsi, network, .. }) = self.challenge.take_if(|challenge| challenge.id == id)
+            && let Some(line) = networks.line(network)
+        {
+            line.respond(imsi, authentication);
+        }
+    }
+
     fn submit(&mut self, now: EpochMs, around: &impl Surroundings, reference: u32, tpdu: Vec<u8>) {
         let kept = self.ip.is_some().then(|| tpdu.clone());
-        let taken = self.subscriber.is_some_and(|(imsi, _)| around.line().submit(imsi, reference, tpdu));
+        let line = self.line(around.networks());
+        let taken =
+            self.subscriber().zip(line).is_some_and(|(imsi, line)| line.submit(imsi, reference, tpdu));
         if !taken {
             return self.handle(now, Event::SubmitOutcome { reference, accepted: false });
         }

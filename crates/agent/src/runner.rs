@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::clock::Clock;
 use crate::entitlement::IpBearer;
 use crate::host::{Host, Shown, Surroundings};
-use crate::network::{Line, NetworkEvent};
+use crate::network::{NetworkEvent, Networks};
 use crate::port::CardPort;
 use crate::port::thread::{PortThread, Request};
 
@@ -24,8 +24,8 @@ pub const CARD_RETRY_S: u64 = 2;
 pub enum Inbound {
     /// From a connection or a person.
     Device(Event),
-    /// From the network.
-    Network(NetworkEvent),
+    /// From the network with this number.
+    Network(usize, NetworkEvent),
     /// For the client module.
     Client(client::Event),
 }
@@ -37,8 +37,8 @@ pub struct Runner {
     pub device: Device,
     /// The client module with its queues, where the device has one.
     pub ip: Option<IpBearer>,
-    /// The line to the network; its events have to arrive at `inbox`.
-    pub line: Line,
+    /// The networks; the events of their lines have to arrive at `inbox`.
+    pub networks: Networks,
     /// Time.
     pub clock: Clock,
     /// What the radio adds to connections.
@@ -52,7 +52,7 @@ pub struct Runner {
 }
 
 struct Around<'a> {
-    line: &'a Line,
+    networks: &'a Networks,
     latency: Duration,
     outside: &'a mpsc::UnboundedSender<Inbound>,
     display: &'a mpsc::UnboundedSender<Shown>,
@@ -67,8 +67,8 @@ impl Surroundings for Around<'_> {
         }
     }
 
-    fn line(&self) -> &Line {
-        self.line
+    fn networks(&self) -> &Networks {
+        self.networks
     }
 
     fn latency(&self) -> Duration {
@@ -91,8 +91,8 @@ impl Runner {
     /// Switches the device on and runs it until `stop` comes. A card that is lost is looked for again: another one may
     /// lie in the port by then.
     pub async fn run(self, port: Box<dyn CardPort>, mut stop: oneshot::Receiver<()>) -> std::io::Result<()> {
-        let Self { device, ip, line, clock, latency, mut inbox, outside, display } = self;
-        let around = Around { line: &line, latency, outside: &outside, display: &display };
+        let Self { device, ip, networks, clock, latency, mut inbox, outside, display } = self;
+        let around = Around { networks: &networks, latency, outside: &outside, display: &display };
         let mut card = PortThread::start(port)?;
         let mut host = Host::new(device);
         if let Some(ip) = ip {
@@ -125,9 +125,9 @@ impl Runner {
                 }
                 inbound = inbox.recv() => match inbound {
                     Some(Inbound::Device(event)) => host.handle(clock.now(), event),
-                    Some(Inbound::Network(event)) => {
+                    Some(Inbound::Network(from, event)) => {
                         report(&event);
-                        host.network(clock.now(), &line, event);
+                        host.network(clock.now(), from, event);
                     }
                     Some(Inbound::Client(event)) => host.client(clock.now(), event),
                     None => break,
@@ -154,9 +154,15 @@ fn report(event: &NetworkEvent) {
             tracing::info!("the network has registered the device");
             tracing::debug!(%imsi, "registered");
         }
+        NetworkEvent::Rejected { cause, .. } => {
+            tracing::warn!(cause, "the network does not let the device in");
+        }
+        NetworkEvent::Detached { cause, .. } => {
+            tracing::warn!(cause, "the network has taken the registration away");
+        }
         NetworkEvent::Down => tracing::info!("the line to the network is down"),
         NetworkEvent::Deliver { tpdu, .. } => tracing::info!(bytes = tpdu.len(), "a short message came"),
-        NetworkEvent::Up | NetworkEvent::Submitted { .. } => {}
+        NetworkEvent::Up | NetworkEvent::Challenge { .. } | NetworkEvent::Submitted { .. } => {}
     }
 }
 

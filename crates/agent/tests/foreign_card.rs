@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use simtide_agent::clock::Clock;
-use simtide_agent::network::Line;
+use simtide_agent::network::Networks;
 use simtide_agent::port::vpcd::VpcdPort;
 use simtide_agent::port::{CardPort, PortError};
 use simtide_agent::runner::Runner;
@@ -107,7 +107,7 @@ async fn a_card_that_is_no_sim_is_started_and_left_alone() {
     let runner = Runner {
         device: Device::new(Settings::of(Kind::Phone)),
         ip: None,
-        line: Line::None,
+        networks: Networks::default(),
         clock: Clock::REAL,
         latency: Duration::ZERO,
         inbox,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslStream, SslVersion};
 use simtide_agent::channel::OpensslChannels;
 use simtide_agent::clock::{Clock, real_now};
-use simtide_agent::network::Line;
+use simtide_agent::network::Networks;
 use simtide_agent::personalization::of_test_card;
 use simtide_agent::port::soft::SoftPort;
 use simtide_agent::port::{CardPort, PortError};
@@ -122,7 +122,7 @@ async fn a_card_polls_runs_a_script_and_keeps_its_place() {
     let runner = Runner {
         device: Device::new(Settings::of(Kind::Meter)),
         ip: None,
-        line: Line::None,
+        networks: Networks::default(),
         clock: Clock::REAL,
         latency: Duration::from_millis(5),
         inbox,

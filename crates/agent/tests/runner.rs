@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use simtide_agent::clock::Clock;
 use simtide_agent::host::Shown;
-use simtide_agent::network::Line;
+use simtide_agent::network::Networks;
 use simtide_agent::port::{CardPort, PortError};
 use simtide_agent::runner::Runner;
 use simtide_device::{Device, Kind, Notice, Settings};
@@ -42,7 +42,7 @@ async fn a_lost_card_is_looked_for_again() {
     let runner = Runner {
         device: Device::new(Settings::of(Kind::Phone)),
         ip: None,
-        line: Line::None,
+        networks: Networks::default(),
         clock: Clock::REAL,
         latency: Duration::ZERO,
         inbox,

@@ -149,8 +149,11 @@ impl Device {
             return;
         }
         if is_there {
-            self.registering.attempts = 0;
-            self.attach();
+            // Otherwise the network has been asked already.
+            if self.registering.state == Registration::NoCoverage {
+                self.registering.attempts = 0;
+                self.attach();
+            }
         } else {
             let was_registered = self.registering.state == Registration::Registered;
             self.registering.again_at = None;
@@ -267,8 +270,9 @@ mod tests {
         assert_eq!(device.registration(), Registration::NoCoverage);
         let (envelope, _) = device.location_envelope().unwrap();
         assert_eq!(hex::encode(envelope), "80c200000cd60a990103820282819b0102");
-        device.handle(NOW, Event::AttachRefused { cause: 0x11 });
-        device.handle(NOW, Event::Coverage(true));
+        for _ in 0..2 {
+            device.handle(NOW, Event::Coverage(true));
+        }
         attaches(&mut device);
         assert_eq!(device.registration(), Registration::Attaching);
         // Without an identity nothing attaches.

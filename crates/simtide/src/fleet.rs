@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use simtide_agent::clock::Clock;
-use simtide_protocol::ids::{EpochMs, Iccid};
+use simtide_protocol::ids::{EpochMs, Iccid, IdError, Plmn};
 use simtide_protocol::profile::Profile;
 use simtide_simulation::fleet::{FirstPoll, Fleet, Settings, Status};
 use tokio::io::AsyncReadExt;
@@ -32,7 +32,11 @@ pub struct Args {
     /// Air interface of the SMSC
     #[arg(long, value_name = "ADDR")]
     smsc: Option<String>,
-    /// How many connections carry it
+    /// Air interface of one of several networks, by the code in the cards' identities: 001-01=ADDR; with --smsc for
+    /// all others
+    #[arg(long, value_name = "MCC-MNC=ADDR", value_parser = network)]
+    network: Vec<(Plmn, String)>,
+    /// How many connections carry each of them
     #[arg(long, value_name = "N", default_value_t = 2)]
     lines: usize,
     /// Where the cards can be read and written from outside
@@ -123,6 +127,12 @@ pub fn run(args: Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+fn network(text: &str) -> Result<(Plmn, String), String> {
+    let (plmn, address) = text.split_once('=').ok_or("use MCC-MNC=ADDR, as in 001-01=127.0.0.1:2776")?;
+    let address = address.strip_prefix("air:").unwrap_or(address);
+    Ok((plmn.parse().map_err(|error: IdError| error.to_string())?, address.to_owned()))
+}
+
 fn settings(args: &Args) -> Result<Settings, Box<dyn std::error::Error>> {
     let mut profiles = Vec::new();
     for path in &args.profile {
@@ -145,6 +155,7 @@ fn settings(args: &Args) -> Result<Settings, Box<dyn std::error::Error>> {
         profiles,
         count_max: args.count,
         smsc: args.smsc.clone(),
+        networks: args.network.clone(),
         lines: args.lines,
         clock: args.clock,
         latency: Duration::from_millis(args.latency_ms),

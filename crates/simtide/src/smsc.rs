@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use simtide_agent::clock::Clock;
-use simtide_simulation::smsc::{Account, Settings, Smsc};
+use simtide_protocol::ids::Plmn;
+use simtide_simulation::smsc::{Account, RegisterAddress, Settings, Smsc};
 
 use crate::Outcome;
 
@@ -30,6 +31,15 @@ pub struct Args {
     /// Its short code; without one it gets every message that is for no device
     #[arg(long, value_name = "DIGITS", requires = "system_id")]
     short_code: Option<String>,
+    /// The operator's register, on the same machine: cards prove themselves against it before they are attached
+    #[arg(long, value_name = "gsup:ADDR")]
+    register: Option<RegisterAddress>,
+    /// The network's code, as in 001-01: only identities of it are let in
+    #[arg(long, value_name = "MCC-MNC")]
+    plmn: Option<Plmn>,
+    /// The name by which the register knows this network
+    #[arg(long, value_name = "NAME", requires = "register")]
+    element_name: Option<String>,
     /// Write what happens to this file, one line of JSON each
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -67,5 +77,8 @@ fn settings(args: &Args) -> Result<Settings, Box<dyn std::error::Error>> {
             ..Account::default()
         }];
     }
+    settings.register = args.register.or(settings.register);
+    settings.plmn = args.plmn.or(settings.plmn);
+    settings.element_name = args.element_name.clone().or(settings.element_name);
     Ok(settings)
 }

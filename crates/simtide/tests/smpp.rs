@@ -133,7 +133,7 @@ impl Phones {
     }
 
     async fn attach(&mut self, n: u64) {
-        self.say(&FromDevice::Attach { imsi: imsi(n), msisdn: number(n) }).await;
+        self.say(&FromDevice::Attach { imsi: imsi(n), msisdn: Some(number(n)) }).await;
         assert_eq!(self.hear().await, ToDevice::Attached { imsi: imsi(n) });
     }
 

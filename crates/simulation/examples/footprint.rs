@@ -61,6 +61,7 @@ fn start(
         profiles: vec![Arc::new(Profile::standard())],
         count_max: u64::MAX,
         smsc: None,
+        networks: Vec::new(),
         lines: 1,
         clock: Clock::REAL,
         latency: Duration::ZERO,

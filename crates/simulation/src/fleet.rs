@@ -24,10 +24,10 @@ use std::time::Duration;
 use simtide_agent::air::AirLine;
 use simtide_agent::channel::OpensslChannels;
 use simtide_agent::clock::Clock;
-use simtide_agent::network::{Line, NetworkEvent};
+use simtide_agent::network::{Line, NetworkEvent, Networks};
 use simtide_agent::runner::Inbound;
 use simtide_device::Event;
-use simtide_protocol::ids::{Iccid, Imsi};
+use simtide_protocol::ids::{Iccid, Imsi, Plmn};
 use simtide_protocol::profile::Profile;
 
 pub use build::FleetError;
@@ -53,9 +53,11 @@ pub struct Settings {
     pub profiles: Vec<Arc<Profile>>,
     /// At most so many cards of the file.
     pub count_max: u64,
-    /// The air interface of an SMSC, where there is a network.
+    /// The air interface of an SMSC for every identity that none of `networks` is home of, where there is one.
     pub smsc: Option<String>,
-    /// How many connections carry the air interface.
+    /// The air interfaces of networks by their codes.
+    pub networks: Vec<(Plmn, String)>,
+    /// How many connections carry each air interface.
     pub lines: usize,
     /// Time.
     pub clock: Clock,
@@ -85,7 +87,8 @@ pub struct Fleet {
     slots: Vec<Mutex<Slot>>,
     by_iccid: HashMap<Iccid, u32>,
     by_imsi: Mutex<HashMap<Imsi, u32>>,
-    lines: Vec<Line>,
+    /// By line: each line leads to all networks.
+    lines: Vec<Networks>,
     clock: Clock,
     latency: Duration,
     schedule: Schedule,
@@ -107,20 +110,7 @@ impl Fleet {
         let mut parts = build::build(settings)?;
         let line_count = settings.lines.clamp(1, LINES_MAX);
         let fleet = Arc::new_cyclic(|fleet: &std::sync::Weak<Self>| {
-            let lines = match &settings.smsc {
-                Some(address) => (0..line_count)
-                    .map(|line| {
-                        let fleet = fleet.clone();
-                        let tell = move |event| {
-                            if let Some(fleet) = fleet.upgrade() {
-                                fleet.hear(line, event);
-                            }
-                        };
-                        Line::Air(AirLine::start(address.clone(), tell))
-                    })
-                    .collect(),
-                None => vec![Line::None],
-            };
+            let lines = (0..line_count).map(|line| networks(settings, fleet, line)).collect();
             Self {
                 slots: std::mem::take(&mut parts.slots),
                 by_iccid: std::mem::take(&mut parts.by_iccid),
@@ -192,22 +182,17 @@ impl Fleet {
         slot.handle(self, index, inbound);
     }
 
-    /// What a line to the SMSC says.
-    fn hear(self: &Arc<Self>, line: usize, event: NetworkEvent) {
-        let imsi = match &event {
-            NetworkEvent::Up | NetworkEvent::Down => {
-                for index in (0..self.index_end()).filter(|index| self.line_of(*index) == line) {
-                    self.deliver(index, Inbound::Network(event.clone()));
-                }
-                return;
+    /// What a network says over a line.
+    fn hear(self: &Arc<Self>, line: usize, network: usize, event: NetworkEvent) {
+        let Some(imsi) = event.imsi() else {
+            for index in (0..self.index_end()).filter(|index| self.line_of(*index) == line) {
+                self.deliver(index, Inbound::Network(network, event.clone()));
             }
-            NetworkEvent::Attached { imsi }
-            | NetworkEvent::Deliver { imsi, .. }
-            | NetworkEvent::Submitted { imsi, .. } => *imsi,
+            return;
         };
         let found = self.by_imsi.lock().unwrap_or_else(PoisonError::into_inner).get(&imsi).copied();
         if let Some(index) = found {
-            self.deliver(index, Inbound::Network(event));
+            self.deliver(index, Inbound::Network(network, event));
         }
     }
 
@@ -215,7 +200,7 @@ impl Fleet {
         index as usize % self.lines.len()
     }
 
-    fn line(&self, index: u32) -> &Line {
+    fn networks(&self, index: u32) -> &Networks {
         &self.lines[self.line_of(index)]
     }
 
@@ -231,4 +216,24 @@ impl Fleet {
             by_imsi.insert(imsi, index);
         }
     }
+}
+
+/// The networks over one line of the fleet.
+fn networks(settings: &Settings, fleet: &std::sync::Weak<Fleet>, line: usize) -> Networks {
+    let named = settings.networks.iter().map(|(plmn, address)| (Some(*plmn), address));
+    let mut networks = Networks::default();
+    for (number, (plmn, address)) in
+        named.chain(settings.smsc.iter().map(|address| (None, address))).enumerate()
+    {
+        let fleet = fleet.clone();
+        let tell = move |event| {
+            if let Some(fleet) = fleet.upgrade() {
+                fleet.hear(line, number, event);
+            }
+        };
+        if !networks.add(plmn, Line::Air(AirLine::start(address.clone(), tell))) {
+            tracing::warn!(%address, "a fleet knows no more networks: this one is left out");
+        }
+    }
+    networks
 }

@@ -166,6 +166,7 @@ fn settings(folder: &Path, platform: SocketAddr, smsc: SocketAddr, traced: Iccid
         profiles: vec![Arc::new(profile)],
         count_max: u64::MAX,
         smsc: Some(smsc.to_string()),
+        networks: Vec::new(),
         lines: 1,
         clock: Clock { real_anchor_ms: real_now().0, virtual_anchor_ms: VIRTUAL_START.0, rate: RATE },
         latency: Duration::from_millis(2),

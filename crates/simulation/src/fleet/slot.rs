@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use simtide_agent::clock::Clock;
 use simtide_agent::host::{Host, Shown, Surroundings};
-use simtide_agent::network::{Line, NetworkEvent};
+use simtide_agent::network::{NetworkEvent, Networks};
 use simtide_agent::port::soft::random;
 use simtide_agent::port::thread::Request;
 use simtide_agent::runner::Inbound;
@@ -94,11 +94,11 @@ impl Slot {
                 self.host.handle(now, event);
             }
             Inbound::Client(event) => self.host.client(now, event),
-            Inbound::Network(event) => {
+            Inbound::Network(network, event) => {
                 if matches!(event, NetworkEvent::Deliver { .. }) {
                     fleet.counters.messages.fetch_add(1, Relaxed);
                 }
-                self.host.network(now, fleet.line(index), event);
+                self.host.network(now, network, event);
             }
         }
         self.go_on(fleet, index);
@@ -190,8 +190,8 @@ impl Surroundings for Around<'_> {
         }
     }
 
-    fn line(&self) -> &Line {
-        self.fleet.line(self.index)
+    fn networks(&self) -> &Networks {
+        self.fleet.networks(self.index)
     }
 
     fn latency(&self) -> Duration {

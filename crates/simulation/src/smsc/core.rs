@@ -15,6 +15,7 @@ use super::settings::{Faults, Settings};
 
 mod device;
 mod platform;
+mod visit;
 
 /// How long a reordered message steps aside, in real time.
 const REORDER_DELAY: Duration = Duration::from_millis(50);
@@ -41,6 +42,8 @@ pub enum Command {
     DropPlatform(u64),
     /// Write a line to a device connection.
     ToDevice(u64, ToDevice),
+    /// Hand a GSUP message to the register.
+    ToRegister(Vec<u8>),
     /// Add to the record.
     Record(Entry),
 }
@@ -64,6 +67,8 @@ pub struct Figures {
     pub expired: u64,
     /// SMS-SUBMIT of devices.
     pub originated: u64,
+    /// Attaches that were refused.
+    pub rejected: u64,
 }
 
 /// A platform's connection.
@@ -130,6 +135,8 @@ enum Due {
     ReportMissing(Msisdn, u64),
     /// A platform has not answered this deliver_sm.
     AnswerMissing(u64, u32),
+    /// An attach is not through.
+    VisitLate(Imsi, u64),
 }
 
 /// The service centre.
@@ -141,6 +148,10 @@ pub struct Core {
     sessions: BTreeMap<u64, Session>,
     subscribers: HashMap<Msisdn, Subscriber>,
     numbers: HashMap<Imsi, Msisdn>,
+    /// Attaches under way.
+    visits: HashMap<Imsi, visit::Visit>,
+    visits_total: u64,
+    register_stands: bool,
     messages: HashMap<u64, Message>,
     /// By id on the air: whose delivery has no report yet.
     on_air: HashMap<u64, Msisdn>,
@@ -168,6 +179,9 @@ impl Core {
             sessions: BTreeMap::new(),
             subscribers: HashMap::new(),
             numbers: HashMap::new(),
+            visits: HashMap::new(),
+            visits_total: 0,
+            register_stands: false,
             messages: HashMap::new(),
             on_air: HashMap::new(),
             outboxes: HashMap::new(),
@@ -244,6 +258,7 @@ impl Core {
                 }
             }
             Due::AnswerMissing(session, sequence) => self.deliver_answered(now, session, sequence, false),
+            Due::VisitLate(imsi, number) => self.visit_late(now, imsi, number),
         }
     }
 

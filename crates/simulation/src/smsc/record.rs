@@ -48,4 +48,12 @@ pub enum Happened {
     Receipt,
     /// A message from a device was taken by the platform.
     Taken,
+    /// A card was asked to prove itself. Here and below the source is the identity.
+    Challenged,
+    /// A register let a subscriber in; the destination is its number.
+    Attached,
+    /// An attach was refused; the destination is the cause (3GPP TS 24.008, 10.5.3.6) in hexadecimal digits.
+    Rejected,
+    /// A register took a subscriber away; the destination is its number.
+    Withdrawn,
 }

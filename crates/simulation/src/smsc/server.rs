@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::air::{FromDevice, LINE_BYTES_MAX, ToDevice};
 use super::core::{Command, Core, Figures, Moment};
+use super::register::{self, FromRegister};
 use super::settings::{Faults, Settings};
 
 /// Inputs that wait for the service centre; a full channel stops reading.
@@ -82,8 +83,15 @@ impl Smsc {
         };
         let (inputs, inbox) = mpsc::channel(INPUTS_MAX);
         let figures = Arc::new(Mutex::new(Figures::default()));
+        let (to_register, register_outbox) = mpsc::channel(WRITES_MAX);
+        let (register_tell, from_register) = mpsc::channel(INPUTS_MAX);
+        let keeping = settings.register.map(|address| {
+            tokio::spawn(register::keep(address, settings.element_name(), register_outbox, register_tell))
+        });
         let driver = Driver {
             core: Core::new(settings),
+            to_register,
+            from_register,
             clock,
             started: Instant::now(),
             inbox,
@@ -92,11 +100,12 @@ impl Smsc {
             record,
             figures: figures.clone(),
         };
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(driver.run()),
             tokio::spawn(accept(platforms, inputs.clone(), serve_platform)),
             tokio::spawn(accept(devices, inputs.clone(), serve_device)),
         ];
+        tasks.extend(keeping);
         info!(%smpp, %air, "SMSC started");
         Ok(Smsc { smpp, air, inputs, figures, tasks })
     }
@@ -270,6 +279,8 @@ struct Driver {
     inbox: mpsc::Receiver<Input>,
     platforms: HashMap<u64, Line<Vec<u8>>>,
     devices: HashMap<u64, Line<ToDevice>>,
+    to_register: mpsc::Sender<Vec<u8>>,
+    from_register: mpsc::Receiver<FromRegister>,
     record: Option<tokio::fs::File>,
     figures: Arc<Mutex<Figures>>,
 }
@@ -292,6 +303,12 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = due => self.core.handle_deadline(self.now()),
+                Some(said) = self.from_register.recv() => {
+                    self.hear_register(said);
+                    while let Ok(said) = self.from_register.try_recv() {
+                        self.hear_register(said);
+                    }
+                }
                 input = self.inbox.recv() => {
                     let Some(input) = input else { return };
                     self.take(input);
@@ -300,6 +317,14 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    fn hear_register(&mut self, said: FromRegister) {
+        let now = self.now();
+        match said {
+            FromRegister::Stands(stands) => self.core.register_stands(now, stands),
+            FromRegister::Said(message) => self.core.register_said(now, message),
         }
     }
 
@@ -372,6 +397,8 @@ impl Driver {
                     drop_line(self.devices.remove(&id));
                 }
             }
+            // A register that does not read is as good as gone: the visits end by themselves.
+            Command::ToRegister(message) => drop(self.to_register.try_send(message)),
             Command::Record(_) => {}
         }
     }

@@ -1,6 +1,9 @@
 //! What a service centre is told at its start, and how it is made to misbehave.
 
 use serde::Deserialize;
+use simtide_protocol::ids::Plmn;
+
+use super::register::RegisterAddress;
 
 /// Settings of a service centre.
 #[derive(Debug, Clone, Deserialize)]
@@ -24,8 +27,24 @@ pub struct Settings {
     pub window: usize,
     /// Messages that may be stored; one more is refused with ESME_RMSGQFUL.
     pub messages_max: usize,
+    /// The operator's register: with it every attach is authenticated, and numbers come from there.
+    pub register: Option<RegisterAddress>,
+    /// The network's code: only identities of it are let in.
+    pub plmn: Option<Plmn>,
+    /// The name by which the register knows this network; without one it is made of the code.
+    pub element_name: Option<String>,
     /// Faults from the start on.
     pub faults: Faults,
+}
+
+impl Settings {
+    /// The name by which the register knows this network.
+    pub fn element_name(&self) -> String {
+        self.element_name.clone().unwrap_or_else(|| match self.plmn {
+            Some(plmn) => format!("simtide-smsc-{plmn}"),
+            None => "simtide-smsc".to_owned(),
+        })
+    }
 }
 
 impl Default for Settings {
@@ -40,6 +59,9 @@ impl Default for Settings {
             answer_timeout_s: 30,
             window: 10,
             messages_max: 1_000_000,
+            register: None,
+            plmn: None,
+            element_name: None,
             faults: Faults::default(),
         }
     }

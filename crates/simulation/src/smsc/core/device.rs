@@ -5,6 +5,7 @@ use std::time::Duration;
 use simtide_protocol::ids::{EpochMs, Imsi, Msisdn};
 use simtide_protocol::sms::{Address, Deliver, Submit, Timestamp, UserData, Validity, is_seven_bit};
 
+use super::visit::ChallengeAnswer;
 use super::{Command, Core, Due, Message, Moment, Origin};
 use crate::smsc::air::{FromDevice, Hex, ToDevice};
 use crate::smsc::esme::{Delivery, Submission};
@@ -18,8 +19,12 @@ impl Core {
     /// A device connection has said something.
     pub fn device_said(&mut self, now: Moment, connection: u64, line: FromDevice) {
         match line {
-            FromDevice::Attach { imsi, msisdn } => self.attach(now, connection, imsi, msisdn),
+            FromDevice::Attach { imsi, msisdn } => self.ask_attach(now, connection, imsi, msisdn),
+            FromDevice::Response { imsi, res, auts, refused } => {
+                self.challenge_answered(now, connection, imsi, ChallengeAnswer::of(res, auts, refused));
+            }
             FromDevice::Detach { imsi } => {
+                self.forget_visit(imsi, connection);
                 if let Some(&msisdn) = self.numbers.get(&imsi)
                     && self.is_at(msisdn, connection)
                 {
@@ -40,6 +45,7 @@ impl Core {
 
     /// A device connection is gone: so are all its subscribers.
     pub fn device_lost(&mut self, now: Moment, connection: u64) {
+        self.forget_visits_of(connection);
         let gone: Vec<(Imsi, Msisdn)> = self
             .numbers
             .iter()
@@ -55,11 +61,11 @@ impl Core {
         self.subscribers.get(&msisdn).and_then(|known| known.at).is_some_and(|(at, _)| at == connection)
     }
 
-    fn line(&mut self, connection: u64, line: ToDevice) {
+    pub(super) fn line(&mut self, connection: u64, line: ToDevice) {
         self.commands.push_back(Command::ToDevice(connection, line));
     }
 
-    fn attach(&mut self, now: Moment, connection: u64, imsi: Imsi, msisdn: Msisdn) {
+    pub(super) fn attach(&mut self, now: Moment, connection: u64, imsi: Imsi, msisdn: Msisdn) {
         // A subscriber with a new number, or a number with a new subscriber: the older one is gone.
         if let Some(&before) = self.numbers.get(&imsi)
             && before != msisdn
@@ -81,7 +87,7 @@ impl Core {
         self.deliver_next(now, msisdn);
     }
 
-    fn detach(&mut self, now: Moment, imsi: Imsi, msisdn: Msisdn) {
+    pub(super) fn detach(&mut self, now: Moment, imsi: Imsi, msisdn: Msisdn) {
         self.numbers.remove(&imsi);
         if let Some(known) = self.subscribers.get_mut(&msisdn) {
             known.at = None;
