@@ -30,6 +30,10 @@ pub trait Backend: Send + Sync {
     fn grant(&self, imsi: Imsi) -> Answer<'_, ()>;
     /// Makes vectors; the MAC-S of an AUTS has been checked where the pool has the keys.
     fn vectors(&self, imsi: Imsi, wanted: VectorsWanted) -> Answer<'_, Vec<Vector>>;
+    /// Whether it checks the MAC-S of an AUTS itself before the number moves.
+    fn checks_auts(&self) -> bool {
+        true
+    }
     /// Whether the subscriber is there, and attached.
     fn seen(&self, imsi: Imsi) -> Answer<'_, Seen>;
     /// Takes access away and tells the network element. [`RegisterError::NotFound`] where it is not there.
@@ -91,12 +95,19 @@ impl Pooled {
         if !(1..=VECTORS_MAX).contains(&wanted.count) {
             return Err(RegisterError::Refused(format!("ask for 1 to {VECTORS_MAX} vectors")));
         }
-        if let Some((rand, auts)) = &wanted.resynchronisation
-            && let Some(entry) = self.pool.entry(imsi)?
-            && let Some((k, opc)) = &entry.keys
-        {
-            let functions = Functions::new(entry.algorithm, k, opc)?;
-            if aka::open_auts(&functions, rand, auts).is_none() {
+        let entry = self.pool.entry(imsi)?;
+        if entry.as_ref().is_some_and(|entry| !entry.access) {
+            return Err(RegisterError::Refused("the identity has no access".to_owned()));
+        }
+        if let Some((rand, auts)) = &wanted.resynchronisation {
+            let known = entry.as_ref().and_then(|entry| Some((entry.algorithm, entry.keys.as_ref()?)));
+            let is_genuine = match known {
+                Some((algorithm, (k, opc))) => {
+                    aka::open_auts(&Functions::new(algorithm, k, opc)?, rand, auts).is_some()
+                }
+                None => self.backend.checks_auts(),
+            };
+            if !is_genuine {
                 return Err(RegisterError::Refused("MAC-S of the AUTS is wrong, nothing moved".to_owned()));
             }
         }

@@ -33,6 +33,7 @@ pub mod memory;
 pub mod osmo_hlr;
 pub mod own;
 pub mod pool;
+pub mod pyhss;
 pub mod sequence;
 
 use std::collections::BTreeMap;
