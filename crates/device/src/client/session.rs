@@ -57,7 +57,7 @@ impl EapRun {
     ) -> (EapRun, HttpRequest) {
         let permanent = EapIdentity::root(&imsi, mnc_digits, settings.aka_prime);
         let identities = Identities { permanent, pseudonym: None, reauth: None };
-        let peer = Peer::new(identities, false, false, iv, true);
+        let peer = Peer::new(identities, false, false, iv, false);
         let identity = peer.identity().clone();
         let run = EapRun { peer, cookies: Cookies::default(), identity: identity.as_str().to_owned() };
         let query = settings.request(Proof::Eap(identity)).to_query();
