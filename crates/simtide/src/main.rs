@@ -8,6 +8,7 @@ mod campaign;
 mod card;
 mod cards;
 mod client;
+mod delivery;
 mod demo;
 mod fleet;
 mod import;
@@ -42,6 +43,8 @@ enum Role {
     Serve(serve::Args),
     /// Make, start, follow and end campaigns
     Campaign(campaign::Args),
+    /// Deliver content to a single card, by whichever bearer reaches it
+    Delivery(delivery::Args),
     /// Import cards from a vendor file
     Import(import::Args),
     /// List and show cards, send them single commands
@@ -83,6 +86,7 @@ fn run(role: Role) -> Outcome {
         Role::Demo(args) => demo::run(args),
         Role::Serve(args) => serve::run(args),
         Role::Campaign(args) => campaign::run(args),
+        Role::Delivery(args) => delivery::run(args),
         Role::Import(args) => import::run(args),
         Role::Cards(args) => cards::run(args),
         Role::Packet(args) => packet::run(args),
