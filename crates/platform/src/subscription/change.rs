@@ -143,6 +143,9 @@ pub(super) enum Reservation {
 pub(super) struct Packets {
     /// Times the personalization message was given to the store.
     pub(super) sent: u8,
+    /// Times that it found no place.
+    #[serde(default)]
+    pub(super) waits: u16,
     /// Times a fence was.
     pub(super) fences: u16,
     /// The commit with a packet of this kind was asked for, and nobody has said what came of it.

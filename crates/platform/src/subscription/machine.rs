@@ -368,7 +368,8 @@ impl Change {
         let refuses = matches!(fault, F::Refused | F::Conflict);
         match (self.state, verb, fault) {
             (State::Authorised, Verb::Reserve, F::Refused | F::Conflict | F::NotFound) => {
-                self.reservation = Reservation::None;
+                // A refusal may be the answer to a second copy of a request that was carried out.
+                self.reservation = Reservation::Perhaps;
                 self.close(now, State::Failed, Reason::RegisterRefused, out);
             }
             (State::Authorised, Verb::Reserve, F::Unreachable | F::Exhausted) => {
@@ -408,8 +409,9 @@ impl Change {
             (state, Verb::Reserve, F::Refused | F::Conflict | F::NotFound | F::Exhausted)
                 if state.is_closing() && self.identity.is_none() =>
             {
-                self.reservation = Reservation::None;
-                self.due = None;
+                if self.is_absent() {
+                    (self.reservation, self.due) = (Reservation::None, None);
+                }
             }
             _ => {}
         }
@@ -494,7 +496,9 @@ impl Change {
                 self.packets.sent = self.packets.sent.saturating_sub(1);
                 self.steps.pop();
                 self.state = State::Armed;
-                self.due = Some(now.plus_ms(QUEUE_AGAIN_MS));
+                self.packets.waits = self.packets.waits.saturating_add(1);
+                // 64 s first.
+                self.due = Some(now.plus_ms(pause_ms(self.packets.waits.saturating_add(5))));
                 if self.give_up {
                     self.close(now, State::Cancelled, Reason::Cancelled, out);
                 }
@@ -530,6 +534,10 @@ impl Change {
     fn answered(&mut self, now: EpochMs, counter: u64, says: CardSays, out: &mut Out) {
         self.queued(now, PacketKind::Personalization, counter);
         let is_last = self.packets.last == Some(counter);
+        if !is_last && matches!(says, CardSays::Silent | CardSays::Asking | CardSays::Untouched(_)) {
+            // An older message, dead by its counter.
+            return;
+        }
         if is_last && !matches!(says, CardSays::Silent | CardSays::Asking | CardSays::Untouched(None)) {
             // Executed once: a second copy is refused by its counter.
             self.packets.live = None;
