@@ -13,14 +13,16 @@ use super::request::{Parameters, named};
 use super::tokens::Caller;
 use crate::shell::core::Catalogue;
 use crate::store::{
-    Candidate, CardFilter, CardRecord, Cause, ExceptionStatus, HistoryLine, HistoryResult, OperatorId,
-    TenantId,
+    Candidate, CardFilter, CardRecord, Cause, ExceptionStatus, HistoryLine, HistoryResult, IdentityRow,
+    OperatorId, TenantId,
 };
 
 /// Cards of one answer at most.
 pub const LIMIT_MAX: usize = 1_000;
 /// Pages that are read for one answer at most: a filter that few cards pass must not read the whole store.
 const PAGES_MAX: usize = 200;
+/// Identities of one answer.
+const SUBSCRIPTIONS_MAX: usize = 100;
 /// History lines of one answer.
 const HISTORY_ROWS_MAX: usize = 500;
 
@@ -75,12 +77,30 @@ pub struct CardDetail {
     pub imsi: Option<String>,
     /// Telephone number.
     pub msisdn: Option<String>,
+    /// What it is and was, latest first; none where it never changed its operator.
+    pub subscriptions: Vec<SubscriptionView>,
     /// Campaigns that did not go the usual way.
     pub exceptions: Vec<ExceptionView>,
     /// Packets under way.
     pub packets: Vec<PacketView>,
     /// Contacts and what came of them, latest first.
     pub history: Vec<HistoryView>,
+}
+
+/// An identity that a card has or had.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SubscriptionView {
+    /// Since when; none: since before its first change of operator.
+    #[schema(value_type = Option<String>)]
+    pub since: Option<EpochMs>,
+    /// IMSI.
+    pub imsi: Option<String>,
+    /// Telephone number.
+    pub msisdn: Option<String>,
+    /// Operator.
+    pub operator: String,
+    /// The change that brought it.
+    pub change: Option<String>,
 }
 
 /// A campaign that did not go the usual way on a card.
@@ -154,7 +174,8 @@ pub async fn list(
         return Err(Problem::bad_request(format!("limit must be 1 to {LIMIT_MAX}")));
     }
     let filter = filter(&catalogue, caller.tenant, &query)?;
-    let own: Vec<OperatorId> = catalogue.operators(caller.tenant).map(|(operator, _)| operator).collect();
+    let own = catalogue.operators(caller.tenant).map(|(operator, _)| operator);
+    let own: Vec<OperatorId> = own.filter(|operator| caller.acts_for(*operator)).collect();
     let (mut bucket, mut after) = place(query.after.as_deref(), core.store.buckets())?;
     let mut cards = Vec::new();
     for _ in 0..PAGES_MAX {
@@ -192,10 +213,18 @@ pub async fn show(
 ) -> Result<Json<CardDetail>, Problem> {
     let id: CardId = named("card", &card)?;
     let core = &api.platform.core;
-    let row = core.store.card(id).await?.filter(|row| row.record.tenant == caller.tenant);
+    let row = core.store.card(id).await?;
+    let row = row.filter(|row| row.record.tenant == caller.tenant && caller.acts_for(row.hot.operator));
     let row = row.ok_or_else(|| Problem::not_found("the card"))?;
     let catalogue = core.catalogue();
-    let history = core.store.history(id, EpochMs(i64::MAX), HISTORY_ROWS_MAX).await?;
+    let mut history = core.store.history(id, EpochMs(i64::MAX), HISTORY_ROWS_MAX).await?;
+    let mut identities = core.store.identities(id, SUBSCRIPTIONS_MAX).await?;
+    if caller.operator.is_some() {
+        // What the card was before it came is the other operators'.
+        let since = identities.first().and_then(|latest| latest.since).unwrap_or(EpochMs(i64::MIN));
+        history.retain(|line| line.at >= since);
+        identities.retain(|one| caller.acts_for(one.operator));
+    }
     let packets = core.store.open_packets(id).await?;
     let CardRecord { iccid, eid, imsi, msisdn, .. } = &row.record;
     let exceptions = row.exceptions.iter().map(|exception| ExceptionView {
@@ -211,10 +240,21 @@ pub async fn show(
         eid: eid.map(|id| id.to_string()),
         imsi: imsi.map(|id| id.to_string()),
         msisdn: msisdn.map(|id| id.to_string()),
+        subscriptions: identities.iter().map(|one| subscription_view(&catalogue, one)).collect(),
         exceptions: exceptions.collect(),
         packets: packets.iter().map(packet_view).collect(),
         history: history.iter().map(history_view).collect(),
     }))
+}
+
+fn subscription_view(catalogue: &Catalogue, row: &IdentityRow) -> SubscriptionView {
+    SubscriptionView {
+        since: row.since,
+        imsi: row.imsi.map(|imsi| imsi.to_string()),
+        msisdn: row.msisdn.map(|msisdn| msisdn.to_string()),
+        operator: catalogue.operator_name(row.operator).to_owned(),
+        change: row.change.map(|change| change.to_string()),
+    }
 }
 
 fn summary(catalogue: &Catalogue, tenant: TenantId, row: &Candidate) -> CardSummary {

@@ -100,6 +100,10 @@ pub async fn send(
 ) -> Result<Response, Problem> {
     caller.must_be(Role::Operator)?;
     let id: CardId = named("card", &card)?;
+    let row = api.platform.core.store.card(id).await?;
+    if !row.is_some_and(|row| row.record.tenant == caller.tenant && caller.acts_for(row.hot.operator)) {
+        return Err(Problem::not_found("the card"));
+    }
     once(&api, &caller, &headers, &[b"command", card.as_bytes(), &bytes], async {
         let wanted = wanted(id, value)?;
         api.audit(&caller, "card.command", id, &format!("TAR {}", wanted.tar)).await?;
@@ -121,7 +125,9 @@ pub async fn show(
 ) -> Result<Json<PacketView>, Problem> {
     let id: CardId = named("card", &card)?;
     let store = &api.platform.core.store;
-    let owned = store.card(id).await?.is_some_and(|row| row.record.tenant == caller.tenant);
+    let row = store.card(id).await?;
+    let owned =
+        row.is_some_and(|row| row.record.tenant == caller.tenant && caller.acts_for(row.hot.operator));
     let key = command.split_once('-').and_then(|(key_set, counter)| {
         Some(PacketKey { card: id, key_set: key_set.parse().ok()?, counter: counter.parse().ok()? })
     });

@@ -6,11 +6,13 @@
 
 pub mod campaigns;
 pub mod cards;
+pub mod changes;
 pub mod commands;
 pub mod deliveries;
 mod idempotency;
 pub mod imports;
 mod openapi;
+pub mod operators;
 pub mod problem;
 pub mod profiles;
 mod request;
@@ -24,7 +26,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 
 use self::problem::Problem;
 use self::tokens::{Caller, Tokens};
@@ -63,6 +65,15 @@ pub fn routes(api: Arc<Api>) -> Router {
         .route("/v1/campaigns", get(campaigns::list).post(campaigns::create))
         .route("/v1/campaigns/{campaign}", get(campaigns::show))
         .route("/v1/campaigns/{campaign}/{verb}", post(campaigns::turn))
+        .route("/v1/operators", get(operators::list))
+        .route("/v1/operators/{name}", get(operators::show).put(operators::put).delete(operators::remove))
+        .route("/v1/agreements", get(operators::agreements))
+        .route("/v1/agreements/{from}/{to}", put(operators::agree).delete(operators::disagree))
+        .route("/v1/changes", get(changes::list).post(changes::create))
+        .route("/v1/changes/{change}", get(changes::show))
+        .route("/v1/changes/{change}/consent", post(changes::consent))
+        .route("/v1/changes/{change}/{verb}", post(changes::turn))
+        .route("/v1/registers/{operator}/attached", post(changes::attached))
         .route("/v1/deliveries", get(deliveries::list).post(deliveries::create))
         .route("/v1/deliveries/{delivery}", get(deliveries::show))
         .route("/v1/deliveries/{delivery}/cancel", post(deliveries::cancel))

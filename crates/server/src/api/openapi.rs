@@ -3,7 +3,7 @@
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{campaigns, cards, commands, deliveries, imports, profiles, token_routes};
+use super::{campaigns, cards, changes, commands, deliveries, imports, operators, profiles, token_routes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,6 +27,19 @@ use super::{campaigns, cards, commands, deliveries, imports, profiles, token_rou
         imports::show,
         profiles::list,
         profiles::create,
+        operators::list,
+        operators::show,
+        operators::put,
+        operators::remove,
+        operators::agreements,
+        operators::agree,
+        operators::disagree,
+        changes::create,
+        changes::list,
+        changes::show,
+        changes::turn,
+        changes::consent,
+        changes::attached,
         token_routes::list,
         token_routes::create,
         token_routes::revoke,

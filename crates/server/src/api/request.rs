@@ -11,6 +11,11 @@ use serde::de::DeserializeOwned;
 use super::Api;
 use super::problem::Problem;
 use super::tokens::{Caller, Role};
+use crate::store::OperatorId;
+
+/// What a token that acts for one operator may ask for; each handler shows it that operator's side only.
+const OPEN_TO_OPERATORS: [&str; 6] =
+    ["/v1/cards", "/v1/changes", "/v1/operators", "/v1/agreements", "/v1/registers", "/v1/openapi.json"];
 
 impl FromRequestParts<Arc<Api>> for Caller {
     type Rejection = Problem;
@@ -23,11 +28,47 @@ impl FromRequestParts<Arc<Api>> for Caller {
         let refused = |denied: super::tokens::Denied| {
             Problem::new(StatusCode::UNAUTHORIZED, "not-authenticated", denied.to_string())
         };
-        api.tokens.caller(token.trim(), now).map_err(refused)
+        let caller = api.tokens.caller(token.trim(), now).map_err(refused)?;
+        let path = parts.uri.path();
+        if caller.operator.is_some() && !OPEN_TO_OPERATORS.iter().any(|open| path.starts_with(open)) {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "not-allowed",
+                format!(
+                    "the token {} acts for one operator: it sees cards, changes, agreements and its own settings",
+                    caller.name
+                ),
+            ));
+        }
+        Ok(caller)
     }
 }
 
 impl Caller {
+    /// Whether it may see what belongs to an operator.
+    pub fn acts_for(&self, operator: OperatorId) -> bool {
+        self.operator.is_none_or(|own| own == operator)
+    }
+
+    /// Refuses callers that act for one operator.
+    pub fn must_act_for_all(&self) -> Result<(), Problem> {
+        if self.operator.is_none() {
+            return Ok(());
+        }
+        let detail =
+            format!("the token {} acts for one operator; this needs one of the whole service", self.name);
+        Err(Problem::new(StatusCode::FORBIDDEN, "not-allowed", detail))
+    }
+
+    /// Refuses callers that act for another operator.
+    pub fn must_act_for(&self, operator: OperatorId) -> Result<(), Problem> {
+        if self.acts_for(operator) {
+            return Ok(());
+        }
+        let detail = format!("the token {} acts for another operator", self.name);
+        Err(Problem::new(StatusCode::FORBIDDEN, "not-allowed", detail))
+    }
+
     /// Refuses callers whose role is below this one.
     pub fn must_be(&self, role: Role) -> Result<(), Problem> {
         if self.role >= role {

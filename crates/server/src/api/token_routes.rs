@@ -19,6 +19,10 @@ pub struct NewToken {
     name: String,
     /// What it may do.
     role: Role,
+    /// Name of the operator that it acts for: it sees that operator's cards and its side of changes; none: the whole
+    /// service.
+    #[serde(default)]
+    operator: Option<String>,
     /// RFC 3339; without it the token does not expire.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
@@ -58,12 +62,20 @@ pub async fn create(
     Body { value, .. }: Body<NewToken>,
 ) -> Result<(StatusCode, Json<MadeToken>), Problem> {
     caller.must_be(Role::Admin)?;
-    let NewToken { name, role, expires_at } = value;
+    let NewToken { name, role, operator, expires_at } = value;
     if name.is_empty() || name.len() > 100 {
         return Err(Problem::unprocessable("the name must have 1 to 100 bytes"));
     }
+    let catalogue = api.platform.core.catalogue();
+    let bound = match &operator {
+        Some(operator) => {
+            let known = catalogue.operator_named(caller.tenant, operator);
+            Some(known.ok_or_else(|| Problem::not_found("the operator"))?.id)
+        }
+        None => None,
+    };
     api.audit(&caller, "token.create", &name, &format!("{role:?}")).await?;
-    let token = api.tokens.create(&name, caller.tenant, role, expires_at)?;
+    let token = api.tokens.create_for(&name, caller.tenant, role, bound, expires_at)?;
     Ok((StatusCode::CREATED, Json(MadeToken { name, token })))
 }
 

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use simtide_protocol::ids::EpochMs;
 use subtle::ConstantTimeEq;
 
-use crate::store::TenantId;
+use crate::store::{OperatorId, TenantId};
 
 /// Most tokens of a platform.
 pub const TOKENS_MAX: usize = 1_000;
@@ -44,6 +44,8 @@ pub struct Caller {
     pub tenant: TenantId,
     /// What it may do.
     pub role: Role,
+    /// The operator that it acts for: it sees that operator's cards and its side of changes. `None`: the whole service.
+    pub operator: Option<OperatorId>,
 }
 
 /// A token as kept.
@@ -53,6 +55,9 @@ struct Kept {
     name: String,
     tenant: u32,
     role: Role,
+    /// Row of the operator that it acts for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    operator: Option<u32>,
     /// SHA-256 of the token, hex.
     sha256: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,6 +78,9 @@ pub struct TokenEntry {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// Row number of the operator that it acts for; none: the whole service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<u32>,
     /// RFC 3339; without it the token does not expire.
     #[schema(value_type = Option<String>)]
     pub expires_at: Option<EpochMs>,
@@ -157,7 +165,12 @@ impl Tokens {
         if found.expires_at.is_some_and(|at| at <= now) {
             return Err(Denied::Expired);
         }
-        Ok(Caller { name: found.name.clone(), tenant: TenantId(found.tenant), role: found.role })
+        Ok(Caller {
+            name: found.name.clone(),
+            tenant: TenantId(found.tenant),
+            role: found.role,
+            operator: found.operator.map(OperatorId),
+        })
     }
 
     /// Makes a token. It is answered once and kept as a hash only.
@@ -166,6 +179,18 @@ impl Tokens {
         name: &str,
         tenant: TenantId,
         role: Role,
+        expires_at: Option<EpochMs>,
+    ) -> Result<String, TokenError> {
+        self.create_for(name, tenant, role, None, expires_at)
+    }
+
+    /// Makes a token that acts for one operator only.
+    pub fn create_for(
+        &self,
+        name: &str,
+        tenant: TenantId,
+        role: Role,
+        operator: Option<OperatorId>,
         expires_at: Option<EpochMs>,
     ) -> Result<String, TokenError> {
         let token = format!("{PREFIX}{}", hex::encode(crate::card_port::random::<32>()));
@@ -177,7 +202,14 @@ impl Tokens {
             return Err(TokenError::TooMany);
         }
         let mut next = kept.clone();
-        next.push(Kept { name: name.to_owned(), tenant: tenant.0, role, sha256: hash(&token), expires_at });
+        next.push(Kept {
+            name: name.to_owned(),
+            tenant: tenant.0,
+            role,
+            operator: operator.map(|operator| operator.0),
+            sha256: hash(&token),
+            expires_at,
+        });
         self.write(&next)?;
         *kept = next;
         Ok(token)
@@ -203,6 +235,7 @@ impl Tokens {
         let entry = |kept: &Kept| TokenEntry {
             name: kept.name.clone(),
             role: kept.role,
+            operator: kept.operator,
             expires_at: kept.expires_at,
         };
         of_tenant.map(entry).collect()
@@ -245,7 +278,7 @@ mod tests {
         let written = written.unwrap();
         assert_eq!(written.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let token = std::fs::read_to_string(written).unwrap();
-        let admin = Caller { name: "admin".into(), tenant: TenantId(1), role: Role::Admin };
+        let admin = Caller { name: "admin".into(), tenant: TenantId(1), role: Role::Admin, operator: None };
         assert_eq!(tokens.caller(token.trim(), NOW), Ok(admin));
         let kept = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
         assert!(!kept.contains(token.trim()), "hashed at rest");
@@ -263,6 +296,9 @@ mod tests {
         assert_eq!(tokens.caller("simtide_00", NOW), Err(Denied::Unknown));
         assert!(matches!(tokens.create("ci", TenantId(1), Role::Admin, None), Err(TokenError::Name(_))));
         assert!(matches!(tokens.revoke("ci", TenantId(1)), Err(TokenError::Unknown(_))), "another tenant's");
+        let bound = tokens.create_for("two", TenantId(2), Role::Viewer, Some(OperatorId(7)), None).unwrap();
+        let (again, _) = Tokens::open(folder.path()).unwrap();
+        assert_eq!(again.caller(&bound, NOW).unwrap().operator, Some(OperatorId(7)));
         tokens.revoke("ci", TenantId(2)).unwrap();
         assert_eq!(tokens.caller(&token, EpochMs(0)), Err(Denied::Unknown));
         assert_eq!(tokens.list(TenantId(1)).len(), 1);

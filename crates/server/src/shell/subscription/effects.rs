@@ -114,9 +114,12 @@ impl Changes {
             Verb::Reserve | Verb::Arm | Verb::Release => &change.to,
         };
         let Some(register) = self.registers.of(OperatorId(side.operator)) else {
+            let catalogue = self.core.catalogue();
+            let known = catalogue.operator(OperatorId(side.operator)).and_then(|one| one.settings.as_ref());
+            let none_is_set = known.is_some_and(|settings| settings.register.is_none());
             return match verb {
-                // It has no connector: it was told, and does it by itself.
-                Verb::Withdraw | Verb::Retire => Event::Did { verb, imsi },
+                // It has no connector: it is told, and does it by itself.
+                Verb::Withdraw | Verb::Retire if none_is_set => Event::Did { verb, imsi },
                 _ => Event::DidNot { verb, fault: RegisterFault::Unreachable },
             };
         };

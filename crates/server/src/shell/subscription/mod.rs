@@ -22,7 +22,7 @@ mod timers;
 use std::sync::{Arc, Weak};
 
 use simtide_platform::subscription::{Change, Command, Event, SeenBy, State};
-use simtide_protocol::ids::{CardId, ChangeId, Imsi};
+use simtide_protocol::ids::{Bucket, CardId, ChangeId, Imsi};
 use tokio::sync::{Mutex, Semaphore};
 
 use self::callback::Callbacks;
@@ -31,7 +31,10 @@ use super::core::Core;
 use super::flight::Flight;
 use super::sending::{Outbox, Outgoing};
 use crate::registers::Registers;
-use crate::store::{Alias, CaseKind, CaseRow, Op, Packet, StoreError, TenantId};
+use crate::store::{
+    Alias, CaseKind, CasePlace, CaseQuery, CaseRow, Op, OperatorId, PAGE_ROWS_MAX, Packet, StoreError,
+    TenantId,
+};
 
 pub use callback::{SIGNATURE_HEADER, signature};
 pub use requests::{RequestRefused, Wanted};
@@ -64,6 +67,34 @@ pub struct Kept {
     pub tenant: TenantId,
     /// The change.
     pub change: Change,
+}
+
+/// Which changes a page shows.
+#[derive(Debug, Clone, Copy)]
+pub struct ListQuery {
+    /// Only this card's.
+    pub card: Option<CardId>,
+    /// Only open or only closed ones.
+    pub open: Option<bool>,
+    /// Only in this state.
+    pub state: Option<State>,
+    /// Bucket and id, as answered with the page before.
+    pub after: Option<(u16, u64)>,
+    /// At most so many.
+    pub rows_max: usize,
+}
+
+impl ListQuery {
+    fn shows(&self, change: &Change) -> bool {
+        self.open.is_none_or(|open| change.is_open() == open)
+            && self.state.is_none_or(|state| change.state == state)
+    }
+
+    fn of_bucket(&self, bucket: Bucket, after: Option<CasePlace>) -> CaseQuery {
+        let rows_max = self.rows_max.clamp(1, PAGE_ROWS_MAX);
+        let state = self.state.map(State::code);
+        CaseQuery { open: self.open, state, after, ..CaseQuery::open(CaseKind::Change, bucket, rows_max) }
+    }
 }
 
 /// Why an operation on a change was not possible.
@@ -130,6 +161,70 @@ impl Changes {
     /// The store failed.
     pub async fn open_of(&self, card: CardId) -> Result<Option<Change>, StoreError> {
         Ok(self.of_card(card).await?.into_iter().find(Change::is_open))
+    }
+
+    /// A page of changes that `shown` lets through, and where the next one begins. A page may hold fewer than asked for.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list(
+        &self,
+        query: ListQuery,
+        shown: impl Fn(&Kept) -> bool,
+    ) -> Result<(Vec<Kept>, Option<(u16, u64)>), StoreError> {
+        let kept = |row: &CaseRow| Ok(Kept { tenant: row.tenant, change: read(row)? });
+        if let Some(card) = query.card {
+            let rows = self.core.store.cases_of(card, CaseKind::Change, CHANGES_OF_CARD_MAX).await?;
+            let all: Vec<Kept> = rows.iter().map(kept).collect::<Result<_, StoreError>>()?;
+            let wanted = all.into_iter().filter(|one| query.shows(&one.change) && shown(one));
+            return Ok((wanted.collect(), None));
+        }
+        let (mut bucket, id) = query.after.unwrap_or((0, 0));
+        let mut after = query.after.map(|_| CasePlace { due: None, id });
+        let mut found = Vec::new();
+        while bucket < self.core.store.buckets() {
+            let page = self.core.store.cases(query.of_bucket(Bucket(bucket), after)).await?;
+            for row in &page.rows {
+                found.push(kept(row)?);
+            }
+            after = page.rows.last().map(CaseRow::place);
+            let full = found.len() >= query.rows_max;
+            if page.end {
+                bucket += 1;
+                after = None;
+            }
+            if full {
+                found.retain(&shown);
+                let more = bucket < self.core.store.buckets();
+                return Ok((found, more.then(|| (bucket, after.map_or(0, |place| place.id)))));
+            }
+        }
+        found.retain(&shown);
+        Ok((found, None))
+    }
+
+    /// A change that is open with an operator on either side.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn open_with(&self, operator: OperatorId) -> Result<Option<ChangeId>, StoreError> {
+        for bucket in 0..self.core.store.buckets() {
+            let mut query = CaseQuery::open(CaseKind::Change, Bucket(bucket), PAGE_ROWS_MAX);
+            loop {
+                let page = self.core.store.cases(query).await?;
+                for row in &page.rows {
+                    let change = read(row)?;
+                    if change.from.operator == operator.0 || change.to.operator == operator.0 {
+                        return Ok(Some(change.id));
+                    }
+                }
+                query.after = page.rows.last().map(CaseRow::place).or(query.after);
+                if page.end {
+                    break;
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Takes an event in and carries out what follows.
