@@ -1,5 +1,6 @@
 //! The border to a register: what it hands out is checked before anybody uses it.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use simtide_protocol::aka::Vector;
@@ -15,12 +16,18 @@ pub type Owns = Box<dyn Fn(Imsi) -> bool + Send + Sync>;
 pub struct Checked {
     inner: Arc<dyn Register>,
     owns: Owns,
+    _kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Checked {
     /// Checks the answers of `inner`; `owns` knows the operator's IMSI ranges.
     pub fn new(inner: Arc<dyn Register>, owns: Owns) -> Checked {
-        Checked { inner, owns }
+        Checked { inner, owns, _kept: None }
+    }
+
+    /// Keeps something as long as the register is there, such as what serves its network elements.
+    pub fn keeping(self, kept: Box<dyn Any + Send + Sync>) -> Checked {
+        Checked { _kept: Some(kept), ..self }
     }
 }
 

@@ -2,9 +2,15 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`connect`] | from an operator's settings to its register |
 //! | [`checked`] | the border: an answer is checked before anybody uses it |
+//! | [`front`], [`pool`] | what stands in front of registers that hand out no identities |
+//! | [`own`], [`sequence`], [`gsup_server`] | our own authentication centre |
+//! | [`osmo_hlr`], [`gsup_client`] | OsmoHLR |
+//! | [`pyhss`] | PyHSS |
+//! | [`gateway`] | a register behind mutual TLS, both sides |
 //! | [`memory`] | a register in memory with faults on request, for tests and simulations |
-//! | [`pool`] | identities and keys of a register, in a file of their own |
+//! | [`algorithm`], [`http`], [`loopback`] | what they share |
 //!
 //! Every verb is idempotent: the change (or, for a first personalization, the card) is its key, and a verb that is
 //! repeated answers as the first time. An effect whose outcome is not known is [`RegisterError::Unknown`]: ask again
@@ -23,6 +29,7 @@
 
 pub mod algorithm;
 pub mod checked;
+pub mod connect;
 pub mod front;
 pub mod gateway;
 pub mod gsup_client;
@@ -195,7 +202,7 @@ pub enum RegisterError {
     #[error("the register refuses: {0}; look at what it holds before anything else")]
     Conflict(String),
     /// No identity is free.
-    #[error("no identity is free in the pool: import more with `simtide register-gateway pool`")]
+    #[error("no identity is free in the pool: import more with `simtide register-gateway --pool`")]
     Exhausted,
     /// It understood and will not.
     #[error("the register refuses: {0}")]
