@@ -16,7 +16,7 @@ pub const CHANNELS: usize = 4;
 
 /// Proactive commands that one message can lead to: the proof of receipt, REFRESH, and what a trigger makes the agent
 /// ask for. A message that comes when there is less room has to come again (`93 00`).
-const PROACTIVE_PER_MESSAGE_MAX: usize = ota::MESSAGES_MAX + 4;
+pub(crate) const PROACTIVE_PER_MESSAGE_MAX: usize = ota::MESSAGES_MAX + 4;
 
 /// A secure element in software.
 ///
@@ -43,6 +43,8 @@ pub(crate) struct Session {
     pub(crate) poll: poll::Agent,
     /// Files whose content scripts have changed since the last REFRESH.
     pub(crate) changed_files: std::collections::BTreeSet<crate::files::FileId>,
+    /// What fetches packets over a channel.
+    pub(crate) fetcher: crate::fetcher::Fetcher,
     /// The personalization application's volatile state.
     pub(crate) applet: crate::subscription::Applet,
     /// A load file or patch on its way in, block by block.
@@ -236,6 +238,7 @@ impl Card {
         self.session().toolkit.start(command.data);
         self.with_agent(environment, |agent, host, channels| agent.start(host, channels));
         self.start_applet();
+        self.start_fetcher();
         Response::ok(Vec::new())
     }
 
@@ -269,6 +272,7 @@ impl Card {
             // A message that could not be sent is as one that was lost on the air.
             Owner::Card | Owner::Ota => {}
             Owner::Personalization => self.applet_answered(answered.token, response),
+            Owner::Fetcher => self.fetcher_answered(environment, answered.token, response),
             Owner::Poll => self.with_agent(environment, |agent, host, channels| {
                 agent.answer(host, channels, answered.token, response);
             }),
@@ -294,6 +298,7 @@ impl Card {
             | Envelope::Other { .. } => {
                 self.with_agent(environment, |agent, host, channels| agent.notice(host, channels, &envelope));
                 self.applet_noticed(&envelope);
+                self.fetcher_noticed(&envelope);
                 Response::ok(Vec::new())
             }
         }

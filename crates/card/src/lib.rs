@@ -22,6 +22,7 @@ mod applications;
 mod authenticate;
 mod card;
 mod channel;
+mod fetcher;
 mod files;
 pub mod fuzz;
 mod gsm;

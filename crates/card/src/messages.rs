@@ -1,12 +1,13 @@
 //! Secured packets in short messages: from the ENVELOPE to the application and back.
 
 use crate::card::Card;
-use crate::ota::{Delivery, Receiver, Reception};
+use crate::ota::{Delivery, Keyring, Receiver, Reception};
 use crate::secure_channel::Environment;
 use crate::subscription::LateProof;
 use crate::toolkit::{Owner, Proactive};
 use simtide_protocol::apdu::{Response, StatusWord};
-use simtide_protocol::sms::Deliver;
+use simtide_protocol::profile::Profile;
+use simtide_protocol::sms::{Address, Deliver};
 use zeroize::Zeroizing;
 
 impl Card {
@@ -14,7 +15,24 @@ impl Card {
     pub(crate) fn download(&mut self, environment: &mut Environment<'_>, tpdu: &[u8]) -> Response {
         let Ok(deliver) = Deliver::from_bytes(tpdu) else { return StatusWord::WRONG_DATA.into() };
         let mut receiver = std::mem::take(&mut self.session().ota);
-        let response = self.receive(environment, &mut receiver, &deliver);
+        let response = self.receive(environment, &mut receiver, |receiver, profile, keys| {
+            receiver.receive(profile, keys, &deliver)
+        });
+        self.session().ota = receiver;
+        response
+    }
+
+    /// A whole secured packet that came another way than by short messages; its proof is addressed to `originator`.
+    pub(crate) fn download_packet(
+        &mut self,
+        environment: &mut Environment<'_>,
+        originator: &Address,
+        packet: &[u8],
+    ) -> Response {
+        let mut receiver = std::mem::take(&mut self.session().ota);
+        let response = self.receive(environment, &mut receiver, |receiver, profile, keys| {
+            receiver.receive_packet(profile, keys, originator, packet)
+        });
         self.session().ota = receiver;
         response
     }
@@ -23,7 +41,7 @@ impl Card {
         &mut self,
         environment: &mut Environment<'_>,
         receiver: &mut Receiver,
-        deliver: &Deliver,
+        take: impl FnOnce(&mut Receiver, &Profile, &dyn Keyring) -> Reception,
     ) -> Response {
         let keys = self.keyring();
         for (index, counter) in self.counters() {
@@ -31,7 +49,7 @@ impl Card {
         }
         let profile = self.profile.clone();
         self.session().changed_files.clear();
-        let reception = receiver.receive(&profile, &keys, deliver);
+        let reception = take(receiver, &profile, &keys);
         // Stored before the application sees anything: a packet is executed once.
         for (index, _) in &keys {
             self.set_counter(*index, receiver.counter(*index));

@@ -52,10 +52,12 @@ impl Card {
         if command.cla & 0xF0 != 0x80 || is_status {
             return None;
         }
-        if command.ins != 0xCA {
+        let application = self.profile.application_by_aid(selection.application.as_ref()?)?.clone();
+        // The device's own application may have its user's wish sealed; whoever receives it asks the user's operator.
+        let is_wish = command.ins == 0x5E && application.kind == ApplicationKind::Personalization;
+        if command.ins != 0xCA && !is_wish {
             return Some(StatusWord::SECURITY_STATUS.into());
         }
-        let application = self.profile.application_by_aid(selection.application.as_ref()?)?.clone();
         let mut session = ApplicationSession::new(self, &application);
         Some(self.application_command(&application, &mut session, command))
     }

@@ -39,6 +39,8 @@ pub enum Owner {
     Poll,
     /// The personalization application.
     Personalization,
+    /// What fetches packets over a channel.
+    Fetcher,
 }
 
 /// The toolkit has no room: try again after some terminal responses.

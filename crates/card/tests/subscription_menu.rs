@@ -6,10 +6,11 @@ mod bench;
 mod phone;
 
 use phone::{PERSONALIZATION, Phone, UPLINK, card, inkey, message};
-use simtide_protocol::apdu::StatusWord;
+use simtide_protocol::apdu::{Command, StatusWord};
 use simtide_protocol::ids::EpochMs;
 use simtide_protocol::personalization::{
-    Consent, ConsentWay, OperatorEntry, Options, Request, Uplink, encode_operators, put_operators, show_text,
+    Consent, ConsentWay, Offer, OperatorEntry, Options, Request, Uplink, Wish, encode_operators,
+    put_operators, read_offer, seal_wish, show_text,
 };
 use simtide_protocol::profile::Profile;
 use simtide_protocol::scp80::Counter;
@@ -145,6 +146,33 @@ fn refusals_are_shown_and_the_list_is_replaced() {
     phone.drain();
     let proof = phone.proof().unwrap();
     assert_eq!(compact::Response::decode(&proof.data).unwrap().status, StatusWord::WRONG_DATA);
+}
+
+/// What the device's own application does: it reads the offer and has its user's wish sealed.
+#[test]
+fn the_devices_own_application_has_a_request_sealed() {
+    let mut phone = phone();
+    let aid = phone.bench.profile.application_by_tar(PERSONALIZATION).unwrap().aid;
+    let select = Command::new(0x00, 0xA4, 0x04, 0x0C).with_data(aid.as_bytes()).encode();
+    assert_eq!(phone.bench.send(&select)[0] & 0xFE, 0x90);
+    let mut offer = phone.bench.send(&read_offer());
+    assert_eq!(offer.split_off(offer.len() - 2), [0x90, 0x00]);
+    let offer = Offer::parse(&offer).unwrap();
+    assert_eq!((offer.card, offer.operators.len()), (card(), 2));
+    assert_eq!(offer.service_number.as_deref(), Some("1234"));
+
+    let wish =
+        Wish { operator: offer.operators[1].id.clone(), at: Some(EpochMs::from_seconds(1_795_219_200)) };
+    for counter in [1, 2] {
+        let mut packet = phone.bench.send(&seal_wish(&wish));
+        assert_eq!(packet.split_off(packet.len() - 2), [0x90, 0x00]);
+        let opened = Uplink::open(&packet, UPLINK, &Phone::keys()).unwrap();
+        assert_eq!(opened, (request("TWO", ConsentWay::Application), Counter::new(counter).unwrap()));
+    }
+    assert_eq!(phone.bench.transmit("805E0000028200"), [0x6A, 0x80]);
+    // Everything else needs a secured packet.
+    assert_eq!(phone.bench.transmit("80560000084144 4D434F444531".replace(' ', "").as_str()), [0x69, 0x82]);
+    assert_eq!(phone.bench.transmit("805C800001AA"), [0x69, 0x82]);
 }
 
 /// A request that somebody sends back to the card is for nobody, and moves no counter.

@@ -13,6 +13,7 @@
 //! | `message.rs` | the personalization message in both modes of protection |
 //! | `command.rs` | the commands of the personalization application |
 //! | `answer.rs` | what it answers: state of a change, status |
+//! | `offer.rs` | the list of the menu, and what the device's own application needs for a request |
 //! | `uplink.rs` | what a card sends by itself |
 
 mod answer;
@@ -20,12 +21,13 @@ mod command;
 mod files;
 mod identity;
 mod message;
+mod offer;
 mod uplink;
 
 pub use answer::{Answer, AnswerError, CHANGES_MAX, Refusal, State, Status};
 pub use command::{
     BLOCK_BYTES, PersonalizationCommand, STATUS_TAG, TEXT_BYTES_MAX, commands, put_operators, read_identity,
-    read_status, show_text,
+    read_offer, read_status, seal_wish, show_text,
 };
 pub use files::{FileContent, OperatorFile, OperatorFiles};
 pub use identity::{DIGEST_BYTES, Identity, IdentityError, identity_digest};
@@ -33,7 +35,7 @@ pub use message::{
     ADMIN_CODE_BYTES, GUARD_S_MAX, MESSAGE_BYTES_MAX, Message, MessageError, NAME_BYTES_MAX, OpenFailure,
     Options, Protection, Sealed,
 };
-pub use uplink::{
-    Consent, ConsentWay, Notice, OPERATORS_MAX, OperatorEntry, OperatorsError, Request, Uplink, UplinkError,
-    UplinkHead, decode_operators, encode_operators,
+pub use offer::{
+    OPERATORS_MAX, Offer, OperatorEntry, OperatorsError, Wish, decode_operators, encode_operators,
 };
+pub use uplink::{Consent, ConsentWay, Notice, Request, Uplink, UplinkError, UplinkHead};

@@ -28,7 +28,7 @@ pub(crate) use question::LateProof;
 use question::Question;
 use simtide_protocol::apdu::{Command, Response, StatusWord};
 use simtide_protocol::personalization::{
-    Answer, MESSAGE_BYTES_MAX, Message, OpenFailure, PersonalizationCommand, Refusal, Sealed, State,
+    Answer, MESSAGE_BYTES_MAX, Message, Offer, OpenFailure, PersonalizationCommand, Refusal, Sealed, State,
     decode_operators,
 };
 use std::collections::VecDeque;
@@ -89,6 +89,8 @@ impl Card {
             Ok(PersonalizationCommand::ReadStatus) => Ok(self.change_status().encode()),
             Ok(PersonalizationCommand::ReadIdentity { admin_code }) => self.read_identity(admin_code),
             Ok(PersonalizationCommand::PutOperators { list }) => self.put_operators(list),
+            Ok(PersonalizationCommand::ReadOffer) => self.offer(),
+            Ok(PersonalizationCommand::SealWish { wish }) => self.seal_wish(wish),
             Ok(PersonalizationCommand::ShowText { text }) => {
                 self.show(text);
                 Ok(Vec::new())
@@ -195,6 +197,13 @@ impl Card {
         push(&mut out, 0x81, &self.imsi_file().ok_or(StatusWord::CONDITIONS)?);
         push(&mut out, 0x8E, &self.digest());
         Ok(out)
+    }
+
+    /// GET OFFER.
+    fn offer(&self) -> Result<Vec<u8>, StatusWord> {
+        let card = self.id().ok_or(StatusWord::CONDITIONS)?;
+        let offer = Offer { card, service_number: self.service_number(), operators: self.operators() };
+        offer.encode().map_err(|_| StatusWord::TECHNICAL)
     }
 
     fn put_operators(&mut self, list: &[u8]) -> Result<Vec<u8>, StatusWord> {

@@ -6,6 +6,8 @@
 //! | `80 CA` GET STATUS | `DF 60` | none | [`super::Status`] |
 //! | `80 56` READ IDENTITY | `00 00` | admin code (8) | card id, EF.IMSI, digest of the identity |
 //! | `80 DA` PUT OPERATORS | `DF 61` | the list of the card's menu | none |
+//! | `80 CA` GET OFFER | `DF 61` | none | [`super::Offer`] |
+//! | `80 5E` SEAL REQUEST | `00 00` | [`super::Wish`] | a packet of [`super::Uplink`], for the device to send |
 //! | `80 54` SHOW TEXT | `00 00` | UTF-8 text | none |
 
 use super::message::{ADMIN_CODE_BYTES, MESSAGE_BYTES_MAX};
@@ -13,7 +15,7 @@ use crate::apdu::{Command, StatusWord};
 
 /// The data object that GET STATUS asks for.
 pub const STATUS_TAG: u16 = 0xDF60;
-/// The data object that PUT OPERATORS replaces.
+/// The data object that PUT OPERATORS replaces, and that GET OFFER asks for.
 const OPERATORS_TAG: u16 = 0xDF61;
 /// Bytes of the message in one STORE.
 pub const BLOCK_BYTES: usize = 255;
@@ -46,6 +48,13 @@ pub enum PersonalizationCommand<'a> {
         /// See [`super::decode_operators`].
         list: &'a [u8],
     },
+    /// IdSC, service number, operators.
+    ReadOffer,
+    /// The device's own application asks for a sealed request.
+    SealWish {
+        /// See [`super::Wish`].
+        wish: &'a [u8],
+    },
     /// Shows the user a text: what became of a request.
     ShowText {
         /// The text.
@@ -68,6 +77,7 @@ impl<'a> PersonalizationCommand<'a> {
             }
             (0x5C, 0 | LAST, _) => Err(StatusWord::WRONG_LENGTH),
             (0xCA, 0xDF, 0x60) => Ok(Self::ReadStatus),
+            (0xCA, 0xDF, 0x61) => Ok(Self::ReadOffer),
             (0xCA, ..) => Err(StatusWord::REFERENCE_NOT_FOUND),
             (0x56, 0, 0) => {
                 let admin_code = command.data.try_into().map_err(|_| StatusWord::WRONG_LENGTH)?;
@@ -75,6 +85,7 @@ impl<'a> PersonalizationCommand<'a> {
             }
             (0xDA, 0xDF, 0x61) => Ok(Self::PutOperators { list: command.data }),
             (0xDA, ..) => Err(StatusWord::REFERENCE_NOT_FOUND),
+            (0x5E, 0, 0) => Ok(Self::SealWish { wish: command.data }),
             (0x54, 0, 0) => {
                 let text = std::str::from_utf8(command.data).map_err(|_| StatusWord::WRONG_DATA)?;
                 if text.is_empty() || text.len() > TEXT_BYTES_MAX {
@@ -82,7 +93,7 @@ impl<'a> PersonalizationCommand<'a> {
                 }
                 Ok(Self::ShowText { text })
             }
-            (0x5C | 0x56 | 0x54, ..) => Err(StatusWord::WRONG_P1_P2),
+            (0x5C | 0x56 | 0x54 | 0x5E, ..) => Err(StatusWord::WRONG_P1_P2),
             _ => Err(StatusWord::INSTRUCTION),
         }
     }
@@ -109,6 +120,18 @@ pub fn commands(message: &[u8]) -> Vec<Vec<u8>> {
 pub fn read_status() -> Vec<u8> {
     let [p1, p2] = STATUS_TAG.to_be_bytes();
     Command::new(0x80, 0xCA, p1, p2).with_le(256).encode()
+}
+
+/// GET OFFER, for the device's own application: the application is selected by its AID before.
+pub fn read_offer() -> Vec<u8> {
+    let [p1, p2] = OPERATORS_TAG.to_be_bytes();
+    Command::new(0x80, 0xCA, p1, p2).with_le(256).encode()
+}
+
+/// SEAL REQUEST, for the device's own application: the answer is a command packet that goes to the platform as it is, in
+/// short messages or over IP.
+pub fn seal_wish(wish: &super::Wish) -> Vec<u8> {
+    Command::new(0x80, 0x5E, 0, 0).with_data(&wish.encode()).with_le(256).encode()
 }
 
 /// READ IDENTITY under the admin code.

@@ -13,23 +13,19 @@ use crate::scp80::{
 };
 use crate::tlv::{Reader, find, push, push_with};
 
-/// Operators in the list of a card's menu.
-pub const OPERATORS_MAX: usize = 10;
 /// CC, ciphered, counter higher; no proof of receipt, which would be one from the platform.
 const SPI: Spi = Spi::new(0x16, 0x00);
 
-/// Tags of uplinks and of the list of operators.
+/// Tags of uplinks.
 mod tag {
     pub(super) const CARD: u32 = 0x80;
     pub(super) const CHANGE: u32 = 0x81;
     pub(super) const OPERATOR: u32 = 0x82;
-    pub(super) const NAME: u32 = 0x83;
     pub(super) const WAY: u32 = 0x84;
     pub(super) const AT: u32 = 0x85;
     pub(super) const DIGEST: u32 = 0x8E;
     pub(super) const STATE: u32 = 0x8B;
     pub(super) const REFUSAL: u32 = 0x8C;
-    pub(super) const ENTRY: u32 = 0xA1;
     pub(super) const REQUEST: u32 = 0xB1;
     pub(super) const NOTICE: u32 = 0xB2;
 }
@@ -255,64 +251,6 @@ impl ConsentWay {
     }
 }
 
-/// One line of a card's menu.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OperatorEntry {
-    /// IdMNO.
-    pub id: IdMno,
-    /// What the user reads; at most [`super::NAME_BYTES_MAX`] bytes.
-    pub name: String,
-}
-
-/// A list of operators that no menu shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the list of operators is malformed, has more than {OPERATORS_MAX} entries, or a name of more than 32 bytes"
-)]
-pub struct OperatorsError;
-
-/// The list of a card's menu as its bytes.
-///
-/// # Errors
-/// Too many entries, or a name that is too long or empty.
-pub fn encode_operators(operators: &[OperatorEntry]) -> Result<Vec<u8>, OperatorsError> {
-    if operators.len() > OPERATORS_MAX || operators.iter().any(|entry| !is_name(&entry.name)) {
-        return Err(OperatorsError);
-    }
-    let mut out = Vec::new();
-    for entry in operators {
-        push_with(&mut out, tag::ENTRY, |body| {
-            push(body, tag::OPERATOR, entry.id.as_str().as_bytes());
-            push(body, tag::NAME, entry.name.as_bytes());
-        });
-    }
-    Ok(out)
-}
-
-/// Reads [`encode_operators`].
-///
-/// # Errors
-/// The bytes are something else.
-pub fn decode_operators(bytes: &[u8]) -> Result<Vec<OperatorEntry>, OperatorsError> {
-    let mut operators = Vec::new();
-    for object in Reader::new(bytes) {
-        let object = object.map_err(|_| OperatorsError)?;
-        let text = |tag| find(object.value, tag).and_then(|text| std::str::from_utf8(text).ok());
-        let id = text(tag::OPERATOR).and_then(|id| id.parse().ok()).ok_or(OperatorsError)?;
-        let name = text(tag::NAME).filter(|name| is_name(name)).ok_or(OperatorsError)?.to_owned();
-        if object.tag != tag::ENTRY || operators.len() == OPERATORS_MAX {
-            return Err(OperatorsError);
-        }
-        operators.push(OperatorEntry { id, name });
-    }
-    Ok(operators)
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=super::NAME_BYTES_MAX).contains(&name.len())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,15 +305,5 @@ mod tests {
             let packet = seal(&header, &keys(0x11), &request().encode()).unwrap();
             assert_eq!(Uplink::open(&packet, TAR, &keys(0x11)), Err(UplinkError::Protection), "{spi:?}");
         }
-    }
-
-    #[test]
-    fn a_list_of_operators_reads_back() {
-        let entry = |id: &str, name: &str| OperatorEntry { id: id.parse().unwrap(), name: name.into() };
-        let list = vec![entry("ONE", "Operator one"), entry("2", "\u{d6}sterreich Zwei")];
-        assert_eq!(decode_operators(&encode_operators(&list).unwrap()), Ok(list));
-        let many: Vec<_> = (0..=OPERATORS_MAX).map(|_| entry("1", "x")).collect();
-        assert_eq!(encode_operators(&many), Err(OperatorsError));
-        assert_eq!(decode_operators(&[0xA1, 0x02, 0x83, 0x00]), Err(OperatorsError));
     }
 }
