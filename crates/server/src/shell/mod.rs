@@ -58,7 +58,7 @@ use self::subscription::Changes;
 use self::tide::Tide;
 use crate::card_port::CardPort;
 use crate::config::Config;
-use crate::registers::Registers;
+use crate::registers::{RegisterError, Registers};
 use crate::store::{Origin, PAGE_ROWS_MAX, PacketState, Store, StoreError};
 
 /// A running platform.
@@ -180,12 +180,28 @@ impl Platform {
         })
     }
 
-    /// Gives an operator the register that its settings name. One that cannot be had is logged; changes wait for it.
-    pub fn connect_register(&self, operator: crate::store::OperatorId, _vault: &crate::vault::Vault) {
+    /// Gives an operator the register that its settings name, in the place of the one before.
+    ///
+    /// # Errors
+    /// The setting that cannot be used; changes to this operator wait until it can.
+    pub fn connect_register(&self, operator: OperatorId, vault: &Vault) -> Result<(), RegisterError> {
         let catalogue = self.core.catalogue();
-        let Some(_settings) = catalogue.operator(operator).and_then(|one| one.settings.as_ref()) else {
-            return;
+        let settings = catalogue.operator(operator).and_then(|one| one.settings.clone());
+        let Some(settings) = settings else {
+            self.changes.registers.remove(operator);
+            return Ok(());
         };
+        let folder = &self.core.config.data.folder;
+        self.changes.registers.connect(operator, &settings, vault, folder)
+    }
+
+    /// Connects the registers of all operators; one that cannot be used is logged, and changes wait for it.
+    pub fn connect_registers(&self, vault: &Vault) {
+        for operator in self.core.catalogue().all_operators().filter(|one| one.settings.is_some()) {
+            if let Err(error) = self.connect_register(operator.id, vault) {
+                tracing::error!(operator = operator.name, %error, "the register of an operator cannot be used");
+            }
+        }
     }
 
     /// Cards or profiles have been added: looks at everything anew.
