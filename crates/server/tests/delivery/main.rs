@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod elsewhere;
 mod forgery;
+mod polls;
 mod world;
 
 use std::net::SocketAddr;

@@ -50,17 +50,24 @@ fn msisdn(n: u32) -> Msisdn {
 }
 
 /// Every card has keys of its own.
-fn key(n: u32, what: u8) -> Key {
+pub fn key_bytes(n: u32, what: u8) -> [u8; 16] {
     let mut key = [what; 16];
     key[..4].copy_from_slice(&n.to_be_bytes());
-    Key::new(&key).unwrap()
+    key
+}
+
+fn key(n: u32, what: u8) -> Key {
+    Key::new(&key_bytes(n, what)).unwrap()
 }
 
 pub fn keys(n: u32) -> KeySet {
     KeySet::new(Some(key(n, 0x11)), Some(key(n, 0x22)))
 }
 
-struct TestKeyring;
+/// The keys of all cards, or those of the card port only.
+struct TestKeyring {
+    has_ota_keys: bool,
+}
 
 impl Keyring for TestKeyring {
     fn psk(&self, _card: &CardRecord) -> Result<Option<Psk>, KeyringError> {
@@ -70,6 +77,7 @@ impl Keyring for TestKeyring {
     fn psk_of_nobody(&self) {}
 
     fn ota_keys(&self, record: &CardRecord) -> Result<Vec<CardKeySet>, KeyringError> {
+        assert!(self.has_ota_keys, "nobody asks for keys that stay with their operator");
         let n = (0..1_000).find(|n| card(*n) == record.id).unwrap();
         Ok(vec![CardKeySet { index: 1, kic: Kic(0x12), kid: Kid(0x12), keys: keys(n) }])
     }
@@ -134,6 +142,20 @@ pub async fn store(cards: u32, now: EpochMs) -> Arc<ModelStore> {
 
 /// A platform on the store, with more of a configuration.
 pub async fn start(store: &Arc<ModelStore>, smsc: Option<SocketAddr>, more: &str) -> Arc<Platform> {
+    start_with(store, smsc, more, TestKeyring { has_ota_keys: true }).await
+}
+
+/// A platform that knows no OTA key.
+pub async fn start_without_keys(store: &Arc<ModelStore>, more: &str) -> Arc<Platform> {
+    start_with(store, None, more, TestKeyring { has_ota_keys: false }).await
+}
+
+async fn start_with(
+    store: &Arc<ModelStore>,
+    smsc: Option<SocketAddr>,
+    more: &str,
+    keyring: TestKeyring,
+) -> Arc<Platform> {
     let mut text = format!(
         "[card_port]\nlisten = \"127.0.0.1:0\"\n[flow]\ntick_ms = 20\nsession_initial_ms = 20\n\
          response_initial_ms = 20\n{more}\n[smpp]\nsource_address = \"{SOURCE}\"\n"
@@ -145,7 +167,7 @@ pub async fn start(store: &Arc<ModelStore>, smsc: Option<SocketAddr>, more: &str
         );
     }
     let config = Config::parse(&text).unwrap();
-    Arc::new(Platform::start(config, store.clone(), Box::new(TestKeyring), None).await.unwrap())
+    Arc::new(Platform::start(config, store.clone(), Box::new(keyring), None).await.unwrap())
 }
 
 /// Waits; the test's own time limit is the only deadline.
