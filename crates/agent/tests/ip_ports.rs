@@ -208,6 +208,54 @@ fn a_card_without_toolkit_is_proven_and_left_alone() {
     assert!(world.queues().inbound().is_empty());
 }
 
+/// Counts what the device hands over as short messages.
+struct Watched {
+    card: SoftPort,
+    envelopes: u32,
+}
+
+impl CardPort for Watched {
+    fn reset(&mut self) -> Result<Vec<u8>, PortError> {
+        self.card.reset()
+    }
+
+    fn transmit(&mut self, command: &[u8], response: &mut Vec<u8>) -> Result<(), PortError> {
+        self.envelopes += u32::from(command[1] == 0xC2 && command[5] == 0xD1);
+        self.card.transmit(command, response)
+    }
+}
+
+/// The third way: the card opens a channel to the second server's address, the client module answers it, and the card
+/// gives the packets to its own receiver. No short message is made of them, and the card knows neither TLS nor EAP.
+#[test]
+fn through_the_card_itself() {
+    let mut profile = simtide_protocol::profile::Profile::standard();
+    profile.fetch = Some(world::ADDRESS.parse().unwrap());
+    let profile = Arc::new(profile);
+    let personalization = simtide_agent::personalization::of_test_card(&profile);
+    let card = simtide_card::Card::personalised(profile, &personalization);
+    let card = SoftPort::volatile(card, Arc::new(simtide_card::secure_channel::NoChannels));
+    let mut card = Watched { card, envelopes: 0 };
+    let server = server();
+    let short = packet(2, BY_REPORT, "ddee", 1);
+    server.lock().unwrap().items.push(item("00000000000000b1-2", short));
+    let mut world = World::new(&server, None, START);
+    assert!(world.run(&mut card));
+    let proofs = server.lock().unwrap().proofs();
+    assert_eq!(proofs.len(), 2);
+    for (_, proof) in &proofs {
+        assert_eq!(opened(proof, BY_REPORT).header.status, ResponseStatus::PorOk);
+    }
+    assert_eq!(configuration(&mut card, 3), "ddeecc");
+    assert_eq!(card.envelopes, 0);
+    assert!(world.queues().inbound().is_empty() && !world.host.device().has_channel());
+    // What comes later, when the card is not asking, goes the usual way.
+    server.lock().unwrap().items.push(item("00000000000000b2-1", packet(3, BY_REPORT, "ff", 1)));
+    assert!(world.pass(5000, &mut card));
+    assert_eq!((server.lock().unwrap().proofs().len(), card.envelopes), (3, 1));
+    assert_eq!(configuration(&mut card, 3), "ffeecc");
+}
+
 /// The helper sees EAP, a token and the second layer; what it carries holds no packet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_a_helper_on_a_serial_line() {

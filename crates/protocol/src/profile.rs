@@ -48,6 +48,10 @@ pub struct Profile {
     /// The first version of the operating system, replaced by vendor patches.
     #[serde(default)]
     pub os_version: u32,
+    /// The second server's address, as the card opens a channel to it: there it fetches by itself what waits for it over
+    /// IP, from the client module of its device. Without one the device hands it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<std::net::SocketAddr>,
     /// Dates of contact.
     pub poll: PollSettings,
     /// How the card names itself in TLS.
