@@ -11,7 +11,7 @@ use serde::Serialize;
 use simtide_agent::clock::Clock;
 use simtide_protocol::ids::{EpochMs, Iccid, IdError, Plmn};
 use simtide_protocol::profile::Profile;
-use simtide_simulation::fleet::{FirstPoll, Fleet, Settings, Status};
+use simtide_simulation::fleet::{FirstPoll, Fleet, Settings, Status, Uncovered};
 use tokio::io::AsyncReadExt;
 
 use crate::Outcome;
@@ -36,6 +36,18 @@ pub struct Args {
     /// all others
     #[arg(long, value_name = "MCC-MNC=ADDR", value_parser = network)]
     network: Vec<(Plmn, String)>,
+    /// The entitlement server that devices without coverage ask: https://HOST[:PORT][/PATH], or http on loopback
+    #[arg(long, value_name = "URL")]
+    entitlement: Option<String>,
+    /// So many cards, the last ones of the file, have no coverage: only IP, where there is --entitlement
+    #[arg(long, value_name = "N", requires = "entitlement", default_value_t = 0)]
+    without_coverage: u64,
+    /// Certificates (PEM) that may have signed the entitlement server's
+    #[arg(long, value_name = "FILE", requires = "entitlement")]
+    entitlement_ca: Option<PathBuf>,
+    /// Time between two queries when nothing happens, in seconds of the devices' clock
+    #[arg(long, value_name = "S", requires = "entitlement", default_value_t = 86_400)]
+    entitlement_period_s: u32,
     /// How many connections carry each of them
     #[arg(long, value_name = "N", default_value_t = 2)]
     lines: usize,
@@ -159,6 +171,12 @@ fn settings(args: &Args) -> Result<Settings, Box<dyn std::error::Error>> {
         lines: args.lines,
         clock: args.clock,
         latency: Duration::from_millis(args.latency_ms),
+        uncovered: args.entitlement.as_ref().map(|url| Uncovered {
+            cards: args.without_coverage,
+            url: url.clone(),
+            ca_file: args.entitlement_ca.clone(),
+            period_s: args.entitlement_period_s,
+        }),
         power_on_spread: Duration::from_millis(args.power_on_spread_ms),
         first_poll,
         traced: args.apdu_log.clone(),

@@ -65,6 +65,7 @@ fn start(
         lines: 1,
         clock: Clock::REAL,
         latency: Duration::ZERO,
+        uncovered: None,
         power_on_spread: Duration::ZERO,
         first_poll: FirstPoll::File,
         traced: Vec::new(),

@@ -14,6 +14,7 @@ mod schedule;
 mod slot;
 mod status;
 mod trace;
+mod uncovered;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -32,6 +33,7 @@ use simtide_protocol::profile::Profile;
 
 pub use build::FleetError;
 pub use status::{Status, rss_bytes};
+pub use uncovered::Uncovered;
 
 use schedule::Schedule;
 use slot::Slot;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub smsc: Option<String>,
     /// The air interfaces of networks by their codes.
     pub networks: Vec<(Plmn, String)>,
+    /// Devices without coverage, where there are some.
+    pub uncovered: Option<Uncovered>,
     /// How many connections carry each air interface.
     pub lines: usize,
     /// Time.
@@ -89,6 +93,10 @@ pub struct Fleet {
     by_imsi: Mutex<HashMap<Imsi, u32>>,
     /// By line: each line leads to all networks.
     lines: Vec<Networks>,
+    /// What devices without coverage have in reach.
+    nowhere: Networks,
+    /// The first device without coverage; all after it have none either.
+    first_uncovered: u32,
     clock: Clock,
     latency: Duration,
     schedule: Schedule,
@@ -116,6 +124,8 @@ impl Fleet {
                 by_iccid: std::mem::take(&mut parts.by_iccid),
                 by_imsi: Mutex::default(),
                 lines,
+                nowhere: Networks::default(),
+                first_uncovered: parts.first_uncovered,
                 clock: settings.clock,
                 latency: settings.latency,
                 schedule: Schedule::default(),
@@ -185,7 +195,9 @@ impl Fleet {
     /// What a network says over a line.
     fn hear(self: &Arc<Self>, line: usize, network: usize, event: NetworkEvent) {
         let Some(imsi) = event.imsi() else {
-            for index in (0..self.index_end()).filter(|index| self.line_of(*index) == line) {
+            for index in
+                (0..self.index_end().min(self.first_uncovered)).filter(|index| self.line_of(*index) == line)
+            {
                 self.deliver(index, Inbound::Network(network, event.clone()));
             }
             return;
@@ -201,7 +213,7 @@ impl Fleet {
     }
 
     fn networks(&self, index: u32) -> &Networks {
-        &self.lines[self.line_of(index)]
+        if index < self.first_uncovered { &self.lines[self.line_of(index)] } else { &self.nowhere }
     }
 
     /// Notes which device has an identity from now on.

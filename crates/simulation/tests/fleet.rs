@@ -170,6 +170,7 @@ fn settings(folder: &Path, platform: SocketAddr, smsc: SocketAddr, traced: Iccid
         lines: 1,
         clock: Clock { real_anchor_ms: real_now().0, virtual_anchor_ms: VIRTUAL_START.0, rate: RATE },
         latency: Duration::from_millis(2),
+        uncovered: None,
         power_on_spread: Duration::from_millis(50),
         first_poll: FirstPoll::File,
         traced: vec![traced],

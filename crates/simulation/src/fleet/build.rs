@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use simtide_agent::channel::OpensslChannels;
+use simtide_agent::entitlement::TransportError;
 use simtide_agent::personalization::{CardFileError, PersonalizationError, of_row, read_cards};
 use simtide_card::Card;
 use simtide_device::{Device, Kind};
@@ -13,6 +14,7 @@ use simtide_protocol::profile::Profile;
 
 use super::slot::Slot;
 use super::trace::Trace;
+use super::uncovered::Asking;
 use super::{CARDS_MAX, FirstPoll, Settings};
 
 /// Why a fleet cannot start.
@@ -40,6 +42,9 @@ pub enum FleetError {
         /// Why.
         reason: String,
     },
+    /// The way to the entitlement server.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
     /// TLS cannot be set up.
     #[error("OpenSSL refuses the settings of TLS-PSK: {0}")]
     Tls(String),
@@ -54,17 +59,21 @@ pub(super) struct Parts {
     pub by_iccid: HashMap<Iccid, u32>,
     pub channels: OpensslChannels,
     pub trace: Option<Trace>,
+    /// The first device without coverage.
+    pub first_uncovered: u32,
 }
 
 pub(super) fn build(settings: &Settings) -> Result<Parts, FleetError> {
     let mut slots = Vec::new();
     let mut by_iccid = HashMap::new();
     let count_max = settings.count_max.min(CARDS_MAX);
+    let asking = settings.uncovered.as_ref().map(Asking::new).transpose()?;
     let count = match settings.first_poll {
-        FirstPoll::File => 0,
+        FirstPoll::File if asking.is_none() => 0,
         // Places in the order of the file need the number of cards first.
-        FirstPoll::Spread(_) => read_cards(&settings.cards, count_max, |_| Ok::<_, FleetError>(()))?,
+        _ => read_cards(&settings.cards, count_max, |_| Ok::<_, FleetError>(()))?,
     };
+    let covered = count.saturating_sub(settings.uncovered.as_ref().map_or(0, |uncovered| uncovered.cards));
     read_cards(&settings.cards, count_max, |row| {
         let index = slots.len() as u64;
         let profile = profile_of(&row, &settings.profiles)?;
@@ -77,14 +86,17 @@ pub(super) fn build(settings: &Settings) -> Result<Parts, FleetError> {
         let device = Device::new(device_settings(&row)?);
         let traced = settings.traced.contains(&row.iccid);
         by_iccid.insert(row.iccid, index as u32);
-        slots.push(Mutex::new(Slot::new(row.iccid, device, card, first_poll.is_some(), traced)));
+        let ip = asking.as_ref().filter(|_| index >= covered).map(|asking| asking.client(index as u32));
+        slots.push(Mutex::new(Slot::new(row.iccid, device, card, ip, first_poll.is_some(), traced)));
         Ok::<_, FleetError>(())
     })?;
     slots.shrink_to_fit();
     by_iccid.shrink_to_fit();
     let channels = OpensslChannels::new().map_err(|error| FleetError::Tls(error.to_string()))?;
     let trace = settings.trace_file.as_deref().map(Trace::create).transpose().map_err(FleetError::Trace)?;
-    Ok(Parts { slots, by_iccid, channels, trace })
+    // `CARDS_MAX` holds.
+    let first_uncovered = if asking.is_some() { covered as u32 } else { u32::MAX };
+    Ok(Parts { slots, by_iccid, channels, trace, first_uncovered })
 }
 
 /// The middle of the card's share of the period, so that the last card does not poll together with the first.

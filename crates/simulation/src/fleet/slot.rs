@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use simtide_agent::clock::Clock;
+use simtide_agent::entitlement::IpBearer;
 use simtide_agent::host::{Host, Shown, Surroundings};
 use simtide_agent::network::{NetworkEvent, Networks};
 use simtide_agent::port::soft::random;
@@ -33,8 +34,19 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub fn new(iccid: Iccid, device: Device, card: Card, in_field: bool, traced: bool) -> Self {
+    pub fn new(
+        iccid: Iccid,
+        device: Device,
+        card: Card,
+        ip: Option<IpBearer>,
+        in_field: bool,
+        traced: bool,
+    ) -> Self {
         let host = Host::new(device);
+        let host = match ip {
+            Some(ip) => host.with_ip(ip),
+            None => host,
+        };
         Self { iccid, host, card, in_field, is_on: false, traced, session: None, scheduled: None }
     }
 
@@ -186,6 +198,15 @@ impl Surroundings for Around<'_> {
         move |event| {
             if let Some(fleet) = fleet.upgrade() {
                 fleet.deliver(index, Inbound::Device(event));
+            }
+        }
+    }
+
+    fn client_teller(&self) -> impl Fn(simtide_device::client::Event) + Send + Sync + 'static {
+        let (fleet, index) = (Arc::downgrade(self.fleet), self.index);
+        move |event| {
+            if let Some(fleet) = fleet.upgrade() {
+                fleet.deliver(index, Inbound::Client(event));
             }
         }
     }
