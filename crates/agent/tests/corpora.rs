@@ -1,37 +1,18 @@
-//! Replays the recorded inputs of the fuzz targets, and some random ones.
+//! The fuzz targets of this crate on their corpora, on damaged seeds, and on random bytes.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
 
 use proptest::prelude::*;
 use simtide_agent::fuzz;
 
-type Target = (&'static str, fn(&[u8]));
-
-const TARGETS: [Target; 3] =
-    [("agent_smpp", fuzz::agent_smpp), ("agent_lines", fuzz::agent_lines), ("agent_vpcd", fuzz::agent_vpcd)];
-
-#[test]
-fn recorded_inputs() {
-    for (target, run) in TARGETS {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
-        let mut count = 0;
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            run(&std::fs::read(entry.unwrap().path()).unwrap());
-            count += 1;
-        }
-        assert!(count > 0, "no inputs for {target}");
-    }
-}
+const TARGETS: replay::Targets =
+    &[("agent_smpp", fuzz::agent_smpp), ("agent_lines", fuzz::agent_lines), ("agent_vpcd", fuzz::agent_vpcd)];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
-
-    #[test]
-    fn any_bytes(data in prop::collection::vec(any::<u8>(), 0..300)) {
-        for (_, run) in TARGETS {
-            run(&data);
-        }
-    }
 
     #[test]
     fn any_deliver_sm(

@@ -1,24 +1,15 @@
-//! Replays the recorded inputs of the fuzz targets, and some random ones.
+//! The fuzz targets of this crate on their corpora, on damaged seeds, and on random bytes.
+
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
 
 use proptest::prelude::*;
 use simtide_device::fuzz;
 
-fn replay(target: &str, run: fn(&[u8])) {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
-    let mut count = 0;
-    for entry in std::fs::read_dir(&folder).unwrap() {
-        run(&std::fs::read(entry.unwrap().path()).unwrap());
-        count += 1;
-    }
-    assert!(count > 0, "no inputs for {target}");
-}
-
-#[test]
-fn recorded_inputs() {
-    replay("device_proactive", fuzz::device_proactive);
-    replay("device_card_answers", fuzz::device_card_answers);
-}
+const TARGETS: replay::Targets =
+    &[("device_proactive", fuzz::device_proactive), ("device_card_answers", fuzz::device_card_answers)];
 
 /// A card that starts well and then says what it likes.
 fn session() -> impl Strategy<Value = Vec<u8>> {
@@ -53,12 +44,6 @@ fn session() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
-
-    #[test]
-    fn any_bytes(data in prop::collection::vec(any::<u8>(), 0..400)) {
-        fuzz::device_proactive(&data);
-        fuzz::device_card_answers(&data);
-    }
 
     #[test]
     fn any_session(data in session()) {
