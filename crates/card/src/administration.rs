@@ -123,3 +123,109 @@ impl Host for Administered<'_> {
         u32::from_be_bytes(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secure_channel::NoChannels;
+    use crate::{KeySetPersonalization, Personalization, Secret};
+    use simtide_protocol::ids::ChangeId;
+    use simtide_protocol::personalization::{
+        Answer, Identity, Message, OperatorFiles, Options, Protection, State, commands,
+    };
+    use simtide_protocol::scp80::{Counter, Key};
+    use simtide_protocol::script::expanded::{LengthForm, Response, ScriptWriter};
+
+    fn card() -> Card {
+        let key = || Key::new(&[0x11; 16]).unwrap();
+        let personalization = Personalization {
+            iccid: "8988211000000000011".parse().unwrap(),
+            eid: None,
+            identity: Identity::milenage("001010000000001".parse().unwrap(), &[1; 16], &[2; 16]).unwrap(),
+            msisdn: None,
+            key_sets: vec![KeySetPersonalization {
+                index: 1,
+                kic: key(),
+                kid: key(),
+                kik: None,
+                counter: Counter::ZERO,
+            }],
+            psk: None,
+            adm1: Secret::new(*b"ADMCODE1"),
+            pin1: None,
+            puk1: None,
+            files: Vec::new(),
+        };
+        Card::personalised(Arc::new(Profile::standard()), &personalization)
+    }
+
+    fn message(options: Options) -> Message {
+        Message {
+            change: ChangeId(3),
+            options,
+            operator_name: "Second".into(),
+            service_number: None,
+            identity: Identity::milenage("240990000000001".parse().unwrap(), &[3; 16], &[4; 16]).unwrap(),
+            files: OperatorFiles::default(),
+        }
+    }
+
+    fn reset(card: &mut Card) {
+        card.reset(&mut Environment { channels: &NoChannels, random: &mut |buffer| buffer.fill(0) });
+        card.session().toolkit.start(&[0xFF; 20]);
+    }
+
+    /// A script of a poll for the personalization application, and what it answers.
+    fn poll(card: &mut Card, message: &Message) -> Answer {
+        let code = simtide_protocol::card_file::Secret::new(b"ADMCODE1").unwrap();
+        let sealed = message.seal(Protection::AdminCode, &card.id().unwrap(), &code).unwrap();
+        let mut script = ScriptWriter::new(LengthForm::Indefinite);
+        commands(&sealed).iter().for_each(|command| script.command_bytes(command));
+        let aid = card.profile.application(ApplicationKind::Personalization).unwrap().aid;
+        let mut host = Administered { card, random: &mut |buffer| buffer.fill(0) };
+        let script = script.finish().unwrap();
+        let (status, answer) = host.execute(Some(aid), ContentType::CommandData, &script);
+        assert_eq!(status, ScriptStatus::Ok);
+        Answer::parse(&Response::decode(&answer).unwrap().responses.last().unwrap().data).unwrap()
+    }
+
+    #[test]
+    fn a_poll_changes_the_operator_and_the_reset_waits_for_its_end() {
+        let mut card = card();
+        reset(&mut card);
+        let message = message(Options::default());
+        let first = card.digest();
+        assert_eq!(poll(&mut card, &message).state, State::Staged);
+        assert_eq!(card.digest(), first);
+        // After the exchange in which the session was closed.
+        card.settle_applet();
+        assert!(card.session().toolkit.waits(Owner::Personalization));
+        reset(&mut card);
+        assert_eq!(card.digest(), message.identity.digest());
+        assert_eq!(
+            poll(&mut card, &message).state,
+            State::Active,
+            "the dialogue was broken and begins again"
+        );
+    }
+
+    #[test]
+    fn a_poll_does_not_wait_for_the_user() {
+        let mut card = card();
+        reset(&mut card);
+        let message = message(Options { ask_user: true, ..Options::default() });
+        assert_eq!(poll(&mut card, &message).state, State::Asking);
+        assert_eq!(poll(&mut card, &message).state, State::Asking);
+        let question = card.session().toolkit.fetch(256).unwrap();
+        let number = question[4];
+        let body =
+            [0x81, 0x03, number, 0x22, 0x04, 0x82, 0x02, 0x82, 0x81, 0x83, 0x01, 0x00, 0x8D, 0x02, 4, 0];
+        let response = crate::toolkit::TerminalResponse::parse(&body).unwrap();
+        let answered = card.session().toolkit.answered(&response).unwrap();
+        card.applet_answered(answered.token, &response);
+        card.settle_applet();
+        // The outcome is told by a message of the card.
+        let notice = card.session().toolkit.fetch(256).unwrap();
+        assert_eq!(notice[5], 0x13, "{}", hex::encode(&notice));
+    }
+}
