@@ -93,7 +93,6 @@ async fn serve(config: Config, args: Args) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let platform = Arc::new(Platform::start(config.clone(), store, keyring, trace).await?);
     platform.connect_registers(&vault);
-    platform.connect_registers(&vault);
     let api = Arc::new(Api {
         platform: platform.clone(),
         tokens,

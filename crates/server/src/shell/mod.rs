@@ -59,7 +59,8 @@ use self::tide::Tide;
 use crate::card_port::CardPort;
 use crate::config::Config;
 use crate::registers::{RegisterError, Registers};
-use crate::store::{Origin, PAGE_ROWS_MAX, PacketState, Store, StoreError};
+use crate::store::{OperatorId, Origin, PAGE_ROWS_MAX, PacketState, Store, StoreError};
+use crate::vault::Vault;
 
 /// A running platform.
 pub struct Platform {
