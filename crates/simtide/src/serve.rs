@@ -14,8 +14,10 @@ use simtide_server::api::tls::TlsListener;
 use simtide_server::api::tokens::Tokens;
 use simtide_server::api::{self, Api};
 use simtide_server::config::Config;
+use simtide_server::entitlement;
 use simtide_server::metrics::Metrics;
 use simtide_server::shell::Platform;
+use simtide_server::shell::delivery::vectors::OfOperators;
 use simtide_server::shell::keyring::VaultKeyring;
 use simtide_server::store::sqlite::{SqliteSettings, SqliteStore};
 use simtide_server::vault::{AlarmLimits, KeyFile, Vault, VaultSettings};
@@ -100,6 +102,7 @@ async fn serve(config: Config, args: Args) -> Outcome {
         vault,
         imports: Imports::default(),
     });
+    let entitlement = start_entitlement(&config, &platform).await?;
     let (stop, stopped) = watch::channel(false);
     let address = listen(&config, api.clone(), stopped.clone()).await?;
     let metrics = match config.api.metrics_listen.as_str() {
@@ -115,6 +118,7 @@ async fn serve(config: Config, args: Args) -> Outcome {
             "api": address,
             "api_tls": !config.api.tls_certificate.as_os_str().is_empty(),
             "metrics": metrics,
+            "entitlement": entitlement.as_ref().map(entitlement::Server::address),
             "token_file": folder.join(simtide_server::api::tokens::FIRST_TOKEN_FILE),
         })
     );
@@ -126,11 +130,30 @@ async fn serve(config: Config, args: Args) -> Outcome {
     };
     tracing::info!("the platform stops: no more triggers, sessions under way may end");
     let _ = stop.send(true);
+    if let Some(server) = &entitlement {
+        server.stop();
+    }
     platform.stop().await;
     match ended {
         Some(reason) => Err(ServeError::Ended(reason).into()),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The second server, in this process, where the configuration says where it listens.
+async fn start_entitlement(
+    config: &Config,
+    platform: &Arc<Platform>,
+) -> Result<Option<entitlement::Server>, entitlement::StartError> {
+    if config.entitlement.listen.is_empty() {
+        return Ok(None);
+    }
+    let vectors = Arc::new(OfOperators(platform.clone()));
+    let settings = config.entitlement.clone();
+    let service = entitlement::Service::new(settings, config.clock(), platform.deliveries.clone(), vectors);
+    let server = entitlement::Server::start(service).await?;
+    tracing::info!(address = %server.address(), "devices are answered over IP");
+    Ok(Some(server))
 }
 
 fn make_folder(folder: &Path) -> Result<(), ServeError> {

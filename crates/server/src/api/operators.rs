@@ -246,7 +246,9 @@ pub async fn put(
     }
     api.audit(&caller, "operator.put", &name, &settings.id_mno).await?;
     keep(&api, caller.tenant, id, &name, Some(&settings)).await?;
-    api.platform.connect_register(id, &api.vault);
+    api.platform.connect_register(id, &api.vault).map_err(|error| {
+        Problem::unprocessable(format!("the settings are kept, but the register cannot be used: {error}"))
+    })?;
     let status = if known.is_some() { StatusCode::OK } else { StatusCode::CREATED };
     let catalogue = api.platform.core.catalogue();
     Ok((status, Json(view(named(&catalogue, caller.tenant, &name)?, true))))
