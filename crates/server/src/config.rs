@@ -27,6 +27,8 @@ pub struct Config {
     pub delivery: simtide_platform::delivery::Settings,
     /// What is offered to the entitlement server.
     pub second_interface: SecondInterface,
+    /// The server that devices ask over IP.
+    pub entitlement: crate::entitlement::config::Entitlement,
     /// Who keeps the OTA keys of cards.
     pub sealing: Sealing,
     /// Flow control.
@@ -346,6 +348,9 @@ impl Config {
             link.check()?;
         }
         self.flow.settings(self.card_port.sessions_max).check()?;
+        if let Some((key, rule)) = self.entitlement.wrong() {
+            return Err(ConfigError::Range { key, rule });
+        }
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             Some((_, key, rule)) => Err(ConfigError::Range { key, rule }),
             None => Ok(()),

@@ -9,6 +9,7 @@
 //! | [`source`] | the second interface, in process |
 //! | `polls` | polls that carry deliveries, or must leave them alone |
 //! | [`operator_keys`] | the boundary to operators that keep the OTA keys of their cards |
+//! | [`vectors`] | vectors for the second server, from the registers of operators |
 //! | [`presence`] | where cards can be reached |
 //!
 //! What is decided is [`simtide_platform::delivery::Delivery`]'s. Events of one card are handled one after the other.
@@ -22,6 +23,7 @@ pub mod presence;
 pub mod record;
 pub mod source;
 mod steps;
+pub mod vectors;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
