@@ -10,8 +10,11 @@ use super::TARGETS;
 /// Names (those of the corpora) and targets.
 pub type Targets = &'static [(&'static str, fn(&[u8]))];
 
+/// Path, content, target.
+type Seed = (String, Vec<u8>, fn(&[u8]));
+
 /// Every seed with its target.
-fn seeds() -> Vec<(String, Vec<u8>, fn(&[u8]))> {
+fn seeds() -> Vec<Seed> {
     let mut seeds = Vec::new();
     for (name, target) in TARGETS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);

@@ -45,3 +45,8 @@ pub fn agent_vpcd(data: &[u8]) {
     }
     assert!(data.starts_with(&copy));
 }
+
+/// The line to a helper: frames among any bytes.
+pub fn agent_line(data: &[u8]) {
+    assert!(crate::entitlement::line::messages_in(data) <= data.len() / 10);
+}

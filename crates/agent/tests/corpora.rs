@@ -8,8 +8,12 @@ mod replay;
 use proptest::prelude::*;
 use simtide_agent::fuzz;
 
-const TARGETS: replay::Targets =
-    &[("agent_smpp", fuzz::agent_smpp), ("agent_lines", fuzz::agent_lines), ("agent_vpcd", fuzz::agent_vpcd)];
+const TARGETS: replay::Targets = &[
+    ("agent_smpp", fuzz::agent_smpp),
+    ("agent_lines", fuzz::agent_lines),
+    ("agent_vpcd", fuzz::agent_vpcd),
+    ("agent_line", fuzz::agent_line),
+];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]

@@ -8,8 +8,12 @@ mod replay;
 use proptest::prelude::*;
 use simtide_device::fuzz;
 
-const TARGETS: replay::Targets =
-    &[("device_proactive", fuzz::device_proactive), ("device_card_answers", fuzz::device_card_answers)];
+const TARGETS: replay::Targets = &[
+    ("device_proactive", fuzz::device_proactive),
+    ("device_card_answers", fuzz::device_card_answers),
+    ("device_queue", fuzz::device_queue),
+    ("device_client", fuzz::device_client),
+];
 
 /// A card that starts well and then says what it likes.
 fn session() -> impl Strategy<Value = Vec<u8>> {
