@@ -269,8 +269,8 @@ impl Card {
         response: &TerminalResponse<'_>,
     ) {
         match answered.owner {
-            // A message that could not be sent is as one that was lost on the air.
-            Owner::Card | Owner::Ota => {}
+            Owner::Card => {}
+            Owner::Ota => self.proof_answered(answered, response),
             Owner::Personalization => self.applet_answered(answered.token, response),
             Owner::Fetcher => self.fetcher_answered(environment, answered.token, response),
             Owner::Poll => self.with_agent(environment, |agent, host, channels| {

@@ -97,6 +97,36 @@ fn identity_2_comes_with_the_reset_after_the_proof() {
 }
 
 #[test]
+fn a_proof_that_the_network_does_not_take_goes_again_before_the_reset() {
+    let mut phone = Phone::new();
+    phone.sending = 0x21;
+    phone.deliver(&phone::script(&message(7, Options::default()), Protection::AdminCode, &CODE));
+    phone.drain();
+    let sent = std::mem::take(&mut phone.submits);
+    assert!(!sent.is_empty() && !phone.reset_wanted);
+    phone.sending = 0x00;
+    phone.bench.transmit("80C200000ED70C82028281A40102A503001000");
+    phone.drain();
+    assert_eq!(phone.submits, sent);
+    assert!(phone.reset_wanted);
+    assert_eq!(phone.answer().unwrap(), answer(7, State::Staged));
+
+    // A network that takes nothing at all does not keep the card for ever.
+    let mut phone = Phone::new();
+    phone.sending = 0x21;
+    phone.deliver(&phone::script(&message(7, Options::default()), Protection::AdminCode, &CODE));
+    phone.drain();
+    let mut pauses = 0;
+    while !phone.reset_wanted {
+        phone.bench.transmit("80C200000ED70C82028281A40102A503001000");
+        phone.drain();
+        pauses += 1;
+        assert!(pauses <= 9);
+    }
+    assert_eq!(pauses, 5);
+}
+
+#[test]
 fn the_files_of_operator_2_replace_those_of_operator_1() {
     let mut phone = Phone::new();
     let mut message = message(7, Options::default());

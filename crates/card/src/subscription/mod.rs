@@ -23,7 +23,7 @@ mod swap;
 mod uplink;
 
 use crate::card::Card;
-use crate::toolkit::{Envelope, Owner, Proactive, RefreshMode, TerminalResponse};
+use crate::toolkit::{Answered, Envelope, Owner, Proactive, RefreshMode, TerminalResponse};
 pub(crate) use question::LateProof;
 use question::Question;
 use simtide_protocol::apdu::{Command, Response, StatusWord};
@@ -38,6 +38,8 @@ use zeroize::Zeroizing;
 const TIMER: u8 = 2;
 /// Pause before the device is asked for the reset again, in seconds.
 const REFRESH_PAUSE_S: u32 = 60;
+/// How often a part of a proof is sent again, a minute apart, before the reset goes ahead without it.
+const PROOF_TRIES_MAX: u16 = 5;
 /// Commands that wait for room in the toolkit.
 const UNSENT_MAX: usize = 32;
 
@@ -67,6 +69,8 @@ pub(crate) struct Applet {
     /// The user is being asked.
     question: Option<Box<Question>>,
     dialogue: menu::Dialogue,
+    /// Parts of the proof that the network did not take; they go again before the reset.
+    held: Vec<(u16, Proactive)>,
     /// The device has been asked for the reset.
     refresh_asked: bool,
     /// The outcome of a change is on its way.
@@ -217,7 +221,8 @@ impl Card {
         self.session().toolkit.withdraw(Owner::Personalization);
         let applet = &mut self.session().applet;
         applet.dialogue = menu::Dialogue::default();
-        applet.unsent.clear();
+        // What others wait for is still to be sent.
+        applet.unsent.retain(|(owner, ..)| *owner == Owner::Ota);
         applet.refresh_asked = false;
         applet.notice_sent = false;
         self.set_up_menu();
@@ -246,11 +251,27 @@ impl Card {
             Envelope::MenuSelection { item } => self.menu_selected(*item),
             Envelope::TimerExpired { timer: TIMER } => {
                 self.session().applet.refresh_asked = false;
+                for (tries, command) in std::mem::take(&mut self.session().applet.held) {
+                    self.applet_enqueue(Owner::Ota, tries, command);
+                }
                 self.guard_expired();
                 self.send_notice();
             }
             Envelope::Event { .. } if envelope.location_status() == Some(0) => self.in_service(),
             _ => {}
+        }
+    }
+
+    /// The device has answered a part of a proof. One that the network did not take is as one that was lost on the air,
+    /// unless the reset waits for it: as identity 2 the card could not send it for identity 1 any more.
+    pub(crate) fn proof_answered(&mut self, answered: &Answered, response: &TerminalResponse<'_>) {
+        let goes_again = !response.is_done()
+            && self.waits_for_reset()
+            && answered.token < PROOF_TRIES_MAX
+            && self.session().toolkit.device_can(8, 1);
+        if goes_again {
+            self.session().applet.held.push((answered.token + 1, answered.command.clone()));
+            self.start_applet_timer(REFRESH_PAUSE_S);
         }
     }
 
@@ -263,7 +284,8 @@ impl Card {
             && !session.applet.refresh_asked
             && !session.toolkit.waits(Owner::Ota)
             && !session.poll.is_in_session()
-            && session.applet.unsent.is_empty();
+            && session.applet.unsent.is_empty()
+            && session.applet.held.is_empty();
         if may_reset && self.waits_for_reset() {
             self.session().applet.refresh_asked = true;
             let refresh = Proactive::Refresh { mode: RefreshMode::UiccReset, files: Vec::new() };
