@@ -14,6 +14,7 @@ mod fleet;
 mod import;
 mod logging;
 mod packet;
+mod register_gateway;
 mod serve;
 mod simulate;
 mod smsc;
@@ -51,6 +52,8 @@ enum Role {
     Cards(cards::Args),
     /// Seal and open SCP80 packets by hand
     Packet(packet::Args),
+    /// Run the gateway to an operator's register: mutual TLS to the platform, the register's own protocol behind it
+    RegisterGateway(register_gateway::Args),
     /// Run a short-message service centre for simulations: SMPP to platforms, an air interface to devices
     Smsc(smsc::Args),
     /// Run one card in software at a virtual reader (vpcd)
@@ -65,7 +68,7 @@ enum Role {
 
 fn main() -> ExitCode {
     let Simtide { logging, role } = Simtide::parse();
-    logging::start(&logging, matches!(role, Role::Serve(_)));
+    logging::start(&logging, matches!(role, Role::Serve(_) | Role::RegisterGateway(_)));
     match run(role) {
         Ok(status) => status,
         Err(error) => {
@@ -90,6 +93,7 @@ fn run(role: Role) -> Outcome {
         Role::Import(args) => import::run(args),
         Role::Cards(args) => cards::run(args),
         Role::Packet(args) => packet::run(args),
+        Role::RegisterGateway(args) => register_gateway::run(args),
         Role::Smsc(args) => smsc::run(args),
         Role::Card(args) => card::run(args),
         Role::Agent(args) => agent::run(args),

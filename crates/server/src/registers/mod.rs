@@ -202,7 +202,7 @@ pub enum RegisterError {
     #[error("the register refuses: {0}; look at what it holds before anything else")]
     Conflict(String),
     /// No identity is free.
-    #[error("no identity is free in the pool: import more with `simtide register-gateway --pool`")]
+    #[error("no identity is free in the pool: import more with `simtide register-gateway pool`")]
     Exhausted,
     /// It understood and will not.
     #[error("the register refuses: {0}")]
