@@ -6,7 +6,8 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use simtide_protocol::card_file::{
-    CardRow, Column, Format, KeyAlgorithm, KeySetRow, Secret, WriteError, Writer, WriterSettings,
+    AuthenticationAlgorithm, CardRow, Column, Format, KeyAlgorithm, KeySetRow, Secret, WriteError, Writer,
+    WriterSettings,
 };
 use simtide_protocol::ids::{EpochMs, Iccid, IdError, ProfileName};
 
@@ -49,9 +50,18 @@ pub enum VendorError {
 const CARDS_MAX: u32 = 10_000_000;
 
 impl Order {
-    /// The whole file.
+    /// The whole file: cards that authenticate with Milenage.
     pub fn file(&self, format: Format) -> Result<String, VendorError> {
-        let rows = self.rows()?;
+        self.file_of(format, AuthenticationAlgorithm::Milenage)
+    }
+
+    /// The whole file, for subscriptions with this algorithm.
+    pub fn file_of(&self, format: Format, algorithm: AuthenticationAlgorithm) -> Result<String, VendorError> {
+        let rows = self.rows_of(algorithm)?;
+        let mut columns = columns();
+        if algorithm != AuthenticationAlgorithm::Milenage {
+            columns.push(Column::Algorithm);
+        }
         let writer = Writer::new(
             format,
             WriterSettings {
@@ -61,7 +71,7 @@ impl Order {
                 batch: format!("{:08}", self.seed % 100_000_000),
                 quantity: rows.len() as u64,
                 first: rows.first().and_then(|row| Some((row.imsi?, row.iccid))),
-                columns: columns(),
+                columns,
                 transport_key: None,
             },
         );
@@ -74,19 +84,32 @@ impl Order {
 
     /// The cards, in the order of their dates.
     pub fn rows(&self) -> Result<Vec<CardRow>, VendorError> {
-        let mut random = ChaCha12Rng::seed_from_u64(self.seed);
-        (0..self.cards.min(CARDS_MAX)).map(|serial| self.row(serial, &mut random)).collect()
+        self.rows_of(AuthenticationAlgorithm::Milenage)
     }
 
-    fn row(&self, serial: u32, random: &mut ChaCha12Rng) -> Result<CardRow, VendorError> {
+    /// The cards of subscriptions with this algorithm: TUAK with K and TOPc of 32 bytes.
+    pub fn rows_of(&self, algorithm: AuthenticationAlgorithm) -> Result<Vec<CardRow>, VendorError> {
+        let mut random = ChaCha12Rng::seed_from_u64(self.seed);
+        (0..self.cards.min(CARDS_MAX)).map(|serial| self.row(serial, algorithm, &mut random)).collect()
+    }
+
+    fn row(
+        &self,
+        serial: u32,
+        algorithm: AuthenticationAlgorithm,
+        random: &mut ChaCha12Rng,
+    ) -> Result<CardRow, VendorError> {
         let mut row = CardRow::new(Iccid::with_check_digit(&format!("89{}{serial:011}", self.network))?);
         let digits = 15 - self.network.len();
         row.imsi = Some(format!("{}{serial:0digits$}", self.network).parse()?);
         row.msisdn = Some(format!("4670{serial:07}").parse()?);
         row.profile = Some(self.profile.clone());
         row.device_kind = Some(self.device_kind.clone());
-        row.ki = secret::<16>(random);
-        row.opc = secret::<16>(random);
+        row.algorithm = algorithm;
+        (row.ki, row.opc) = match algorithm {
+            AuthenticationAlgorithm::Milenage => (secret::<16>(random), secret::<16>(random)),
+            AuthenticationAlgorithm::Tuak => (secret::<32>(random), secret::<32>(random)),
+        };
         row.psk = secret::<16>(random);
         row.admin_code = secret::<8>(random);
         let keys = (secret::<16>(random), secret::<16>(random), secret::<16>(random));
@@ -167,6 +190,21 @@ mod tests {
             }
             assert_eq!(rows, order().rows().unwrap(), "{text}");
             assert_eq!(reader.finish().unwrap().rows, 5);
+        }
+    }
+
+    #[test]
+    fn cards_of_both_algorithms_are_made_from_their_rows() {
+        let profile = simtide_protocol::profile::Profile::standard();
+        for algorithm in [AuthenticationAlgorithm::Milenage, AuthenticationAlgorithm::Tuak] {
+            let text = order().file_of(Format::Csv, algorithm).unwrap();
+            let mut reader = Reader::new(Settings { plain_text_allowed: true, ..Settings::default() });
+            reader.feed(text.as_bytes());
+            reader.feed(&[]);
+            let Some(Item::Row { row, .. }) = reader.next_item().unwrap() else { panic!("{text}") };
+            let card = simtide_agent::personalization::of_row(&row, &profile, None).unwrap();
+            assert_eq!((card.identity.algorithm, Some(&card.identity.k)), (algorithm, row.ki.as_ref()));
+            assert_eq!(card.adm1.expose(), row.admin_code.as_ref().unwrap().as_bytes());
         }
     }
 
