@@ -13,7 +13,8 @@
 //! until the card can be told. An answer that nobody waits for is dropped.
 //!
 //! Priorities in `Idle`: 1 a proactive command to fetch, 2 a challenge to answer, 3 data for an open channel, 4 a dropped
-//! channel, 5 expired timers, 6 short messages, 7 the location, 8 a menu selection, 9 the poll interval.
+//! channel, 5 expired timers, 6 short messages, 7 the location, 8 a menu selection, 9 the device's
+//! own application, 10 the poll interval.
 //!
 //! Deadlines exist where the time belongs to the card or to a person: timers, poll interval, prompts, another attempt
 //! after 9300. How long a connection or a submission may take is the shell's to decide, which always answers.
@@ -23,6 +24,7 @@ use std::collections::VecDeque;
 use simtide_protocol::apdu::StatusWord;
 use simtide_protocol::ids::{EpochMs, Imsi};
 
+use crate::application::Application;
 use crate::authenticate::Challenges;
 use crate::channel::Channel;
 use crate::event::{Command, Event, LinkId, Menu, Notice, SmsReport, UserAction};
@@ -64,6 +66,8 @@ pub struct Device {
     pub(crate) poll: Option<PollInterval>,
     pub(crate) registering: Registering,
     pub(crate) challenges: Challenges,
+    /// The device's own application, while it is used.
+    pub(crate) application: Option<Box<Application>>,
     /// The card that was read last, for which the messages of the inbox are.
     pub(crate) last_card: Option<CardFiles>,
     /// How often a card was started or read anew.
@@ -105,6 +109,7 @@ pub(crate) enum Purpose {
     Start(Step, Option<Details>),
     Fetch,
     Challenge(u64),
+    Application,
     Response,
     Data(LinkId),
     Dropped(LinkId),
@@ -160,6 +165,7 @@ impl Device {
             poll: None,
             registering: Registering::default(),
             challenges: Challenges::default(),
+            application: None,
             last_card: None,
             starts: 0,
             fetch: None,
@@ -284,6 +290,7 @@ impl Device {
 
     fn end_session(&mut self) {
         self.give_up_challenges();
+        self.application = None;
         for channel in self.channels.drain(..) {
             self.commands.push_back(Command::CloseChannel { link: channel.link });
         }
@@ -367,7 +374,7 @@ impl Device {
         exchange.answer.extend_from_slice(data);
         let follow_up = match sw1 {
             // 9Exx and 9Fxx are the forms of GSM cards.
-            0x61 | 0x9E | 0x9F => Some(vec![0x00, 0xC0, 0x00, 0x00, *sw2]),
+            0x61 | 0x9E | 0x9F => Some(vec![exchange.command[0] & 0x03, 0xC0, 0x00, 0x00, *sw2]),
             0x6C if exchange.command.len() <= 5 => {
                 let mut command = exchange.command.clone();
                 command.truncate(4);
@@ -406,6 +413,7 @@ impl Device {
             }
             Purpose::Fetch => self.fetched(now, &exchange.answer, succeeded),
             Purpose::Challenge(id) => self.challenge_answered(id, &exchange.answer, status),
+            Purpose::Application => self.application_answered(&exchange.answer, status),
             Purpose::Sms => self.sms_answered(now, exchange.answer, status, exchange.refused),
             // What a busy card could not take is offered again.
             Purpose::Data(link) if busy => self.with_channel(link, |channel| channel.tell_data = true),
@@ -446,8 +454,12 @@ impl Device {
             return;
         }
         if let Some((envelope, purpose)) = self.next_envelope(now) {
-            self.exchange(envelope, purpose);
-        } else if let Some(poll) = self.poll.as_mut().filter(|poll| poll.due) {
+            return self.exchange(envelope, purpose);
+        }
+        if self.offer_application() {
+            return;
+        }
+        if let Some(poll) = self.poll.as_mut().filter(|poll| poll.due) {
             poll.due = false;
             poll.next = now.plus_ms(poll.every_ms);
             // STATUS without data (ETSI TS 102 221, 11.1.2).
@@ -517,7 +529,9 @@ impl Device {
     }
 
     fn user(&mut self, now: EpochMs, action: UserAction) {
+        let Some(action) = self.application_user(now, action) else { return };
         match action {
+            UserAction::Operators => self.open_application(),
             UserAction::Menu(item) => {
                 let known =
                     self.menu.as_ref().is_some_and(|menu| menu.items.iter().any(|(id, _)| *id == item));

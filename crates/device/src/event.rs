@@ -73,6 +73,8 @@ pub enum Event {
 /// What a person does at a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserAction {
+    /// Wants to see to which operators the card can change ([`Command::Show`] with a list follows).
+    Operators,
     /// Chose this entry of the card's menu ([`Command::MenuChanged`]).
     Menu(u8),
     /// Reads on, or says yes.

@@ -15,6 +15,7 @@ pub mod registration;
 pub mod sat;
 pub mod text;
 
+mod application;
 mod authenticate;
 mod channel;
 mod event;

@@ -172,7 +172,8 @@ fn pcsc_port(_reader: &str) -> Result<Box<dyn CardPort>, Box<dyn std::error::Err
 fn networks(args: &Args, outside: &mpsc::UnboundedSender<Inbound>) -> Result<Networks, std::io::Error> {
     let mut networks = Networks::default();
     let named = args.network.iter().map(|NetworkAddress(plmn, address)| (Some(*plmn), address));
-    for (number, (plmn, address)) in named.chain(args.smsc.iter().map(|address| (None, address))).enumerate() {
+    for (number, (plmn, address)) in named.chain(args.smsc.iter().map(|address| (None, address))).enumerate()
+    {
         if !networks.add(plmn, line(args, address, number, outside)) {
             return Err(std::io::Error::other(format!("a device knows at most {NETWORKS_MAX} networks")));
         }
@@ -180,12 +181,7 @@ fn networks(args: &Args, outside: &mpsc::UnboundedSender<Inbound>) -> Result<Net
     Ok(networks)
 }
 
-fn line(
-    args: &Args,
-    address: &SmscAddress,
-    number: usize,
-    outside: &mpsc::UnboundedSender<Inbound>,
-) -> Line {
+fn line(args: &Args, address: &SmscAddress, number: usize, outside: &mpsc::UnboundedSender<Inbound>) -> Line {
     let outside = outside.clone();
     let tell = move |event: NetworkEvent| {
         let _ = outside.send(Inbound::Network(number, event));
@@ -235,7 +231,7 @@ async fn person(
                     if let Some(action) = action(line.trim(), prompt.as_ref()) {
                         let _ = outside.send(Inbound::Device(Event::User(action)));
                     } else {
-                        println!("? (menu NUMBER, back, cancel)");
+                        println!("? (menu NUMBER, operators, back, cancel)");
                     }
                 }
                 // Nobody is there any more; the device goes on.
@@ -280,6 +276,9 @@ fn print_list(what: &str, menu: &Menu) {
 fn action(line: &str, prompt: Option<&Prompt>) -> Option<UserAction> {
     if let Some(item) = line.strip_prefix("menu ") {
         return item.trim().parse().ok().map(UserAction::Menu);
+    }
+    if line == "operators" {
+        return Some(UserAction::Operators);
     }
     Some(match (line, prompt?) {
         ("back", _) => UserAction::Back,
