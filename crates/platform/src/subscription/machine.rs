@@ -160,11 +160,6 @@ impl Change {
         match (self.reservation, self.identity) {
             (Reservation::None, _) => self.due = None,
             (_, Some(identity)) => out.push(Command::Release(identity.imsi)),
-            // An identity that nobody has learnt has no access: its pool has one less, and people know.
-            (_, None) if self.tries > TRIES_MAX => {
-                (self.reservation, self.due) = (Reservation::None, None);
-                out.push(Command::Alarm(Alarm::RegisterRefuses { verb: Verb::Reserve }));
-            }
             (_, None) => out.push(Command::Reserve),
         }
         if self.tries == ALARM_TRIES {
@@ -411,6 +406,14 @@ impl Change {
             {
                 if self.is_absent() {
                     (self.reservation, self.due) = (Reservation::None, None);
+                }
+            }
+            // What it holds nobody can read; it has no access. Its pool has one less, and people know.
+            (state, Verb::Reserve, F::Invalid) if state.is_closing() && self.identity.is_none() => {
+                self.absences = self.absences.saturating_add(1);
+                if u16::from(self.absences) >= TRIES_MAX {
+                    (self.reservation, self.due) = (Reservation::None, None);
+                    out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
                 }
             }
             _ => {}

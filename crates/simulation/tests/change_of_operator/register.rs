@@ -143,7 +143,8 @@ impl Behaviour {
     pub fn lies(self) -> bool {
         matches!(
             self,
-            Behaviour::Exists
+            Behaviour::AnotherAnswer
+                | Behaviour::Exists
                 | Behaviour::ExistsDone
                 | Behaviour::Absent
                 | Behaviour::Taken
