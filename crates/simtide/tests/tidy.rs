@@ -103,6 +103,27 @@ fn the_architecture_page_is_true() {
     }
 }
 
+/// A corpus without a target finds nothing, and a target that only a fuzzer runs finds nothing in CI.
+#[test]
+fn every_corpus_has_its_target_and_is_replayed() {
+    let fuzz = root().join("fuzz");
+    let read = |path: PathBuf| fs::read_to_string(&path).unwrap_or_default();
+    let replayed: String = fs::read_dir(root().join("crates"))
+        .unwrap()
+        .map(|entry| read(entry.unwrap().path().join("tests/corpora.rs")))
+        .collect();
+    let manifest = read(fuzz.join("Cargo.toml"));
+    for entry in fs::read_dir(fuzz.join("corpus")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(replayed.contains(&format!("(\"{name}\", fuzz::{name})")), "no tests/corpora.rs has {name}");
+        assert!(manifest.contains(&format!("targets/{name}.rs")), "fuzz/Cargo.toml has no {name}");
+        assert!(
+            read(fuzz.join("targets").join(format!("{name}.rs"))).contains(&format!("::{name}")),
+            "{name}"
+        );
+    }
+}
+
 /// Relative links of all Markdown pages lead somewhere.
 #[test]
 fn links_of_the_documents_lead_somewhere() {
