@@ -9,6 +9,7 @@ pub mod cards;
 pub mod changes;
 pub mod commands;
 pub mod deliveries;
+pub mod entitlement;
 mod idempotency;
 pub mod imports;
 mod openapi;
@@ -77,6 +78,13 @@ pub fn routes(api: Arc<Api>) -> Router {
         .route("/v1/deliveries", get(deliveries::list).post(deliveries::create))
         .route("/v1/deliveries/{delivery}", get(deliveries::show))
         .route("/v1/deliveries/{delivery}/cancel", post(deliveries::cancel))
+        .route("/v1/entitlement/subscriber", post(entitlement::subscriber))
+        .route("/v1/entitlement/waiting", post(entitlement::waiting))
+        .route("/v1/entitlement/fetched", post(entitlement::fetched))
+        .route("/v1/entitlement/uplink", post(entitlement::uplink))
+        .route("/v1/entitlement/push", post(entitlement::push))
+        .route("/v1/entitlement/authenticated", post(entitlement::authenticated))
+        .route("/v1/entitlement/vectors", post(entitlement::vectors))
         .route("/v1/imports", get(imports::list).post(imports::create))
         .route("/v1/imports/{import}", get(imports::show))
         .route("/v1/profiles", get(profiles::list).post(profiles::create))

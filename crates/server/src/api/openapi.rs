@@ -3,7 +3,9 @@
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{campaigns, cards, changes, commands, deliveries, imports, operators, profiles, token_routes};
+use super::{
+    campaigns, cards, changes, commands, deliveries, entitlement, imports, operators, profiles, token_routes,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,6 +24,13 @@ use super::{campaigns, cards, changes, commands, deliveries, imports, operators,
         deliveries::list,
         deliveries::show,
         deliveries::cancel,
+        entitlement::subscriber,
+        entitlement::waiting,
+        entitlement::fetched,
+        entitlement::uplink,
+        entitlement::push,
+        entitlement::authenticated,
+        entitlement::vectors,
         imports::create,
         imports::list,
         imports::show,

@@ -11,6 +11,9 @@ use simtide_protocol::entitlement::{AppId, OTA_APP_DEFAULT};
 pub struct Entitlement {
     /// Where devices connect, `address:port`; empty: no entitlement server.
     pub listen: String,
+    /// It runs as a process of its own (`simtide entitlement`): devices are told that something waits although nothing
+    /// listens here.
+    pub separate: bool,
     /// PEM certificate chain; empty: plain HTTP, on loopback only.
     pub tls_certificate: PathBuf,
     /// PEM private key.
@@ -73,6 +76,7 @@ impl Default for Entitlement {
     fn default() -> Self {
         Entitlement {
             listen: String::new(),
+            separate: false,
             tls_certificate: PathBuf::new(),
             tls_key: PathBuf::new(),
             path: "/".to_owned(),

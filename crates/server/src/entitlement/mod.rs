@@ -10,6 +10,8 @@
 //! | [`limits`] | how often one subscriber or one address may begin |
 //! | [`vectors`] | where authentication vectors come from |
 //! | [`delivery`] | the delivery application, inside the second layer |
+//! | [`notification`] | telling devices that something waits |
+//! | [`remote`] | the second interface over HTTP, where this server is a process of its own |
 //! | [`source`] | the second interface: where packets come from and where receipts and proofs go |
 //!
 //! What this server holds cannot open a packet: OTA keys never come here.
@@ -19,7 +21,9 @@ mod delivery;
 pub mod http;
 pub mod limits;
 pub mod names;
+pub mod notification;
 mod random;
+pub mod remote;
 pub mod server;
 pub mod service;
 pub mod sessions;

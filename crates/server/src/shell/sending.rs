@@ -162,6 +162,26 @@ impl Outbox {
         self.state.evidence(key, evidence).await
     }
 
+    /// A message to the device around a card, not to the card: best effort, once, without receipt. `user_data` begins
+    /// with its UDH. Answers whether a link took it.
+    pub fn tell_device(&self, card: &Card, user_data: Vec<u8>, validity_s: u32) -> bool {
+        let state = &self.state;
+        let Some(msisdn) = card.record.msisdn else { return false };
+        let smpp = &state.core.config.smpp;
+        let token = state.next_token.fetch_add(1, Ordering::Relaxed);
+        let submit = Submit {
+            source: Address::new(smpp.source_ton, smpp.source_npi, &smpp.source_address),
+            protocol_id: 0,
+            // 8-bit data for whoever listens at the port.
+            data_coding: 0x04,
+            registered_delivery: 0,
+            validity_s,
+            ..Submit::binary(token, msisdn, user_data)
+        };
+        let links = super::addressing::links(&state.core, card.hot.operator);
+        links.into_iter().any(|place| state.links[place].submit(submit.clone()).is_ok())
+    }
+
     /// Looks after packets whose validity has ended.
     pub async fn expire(&self) {
         for key in self.state.flight.due(self.state.core.now()) {
