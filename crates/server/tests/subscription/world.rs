@@ -198,9 +198,7 @@ impl World {
         let answer = request.bearer_auth(&self.admin).body(csv).send().await.unwrap();
         let view: Value = answer.json().await.unwrap();
         until(async || {
-            let (_, view) = self
-                .ask(Method::GET, &format!("/v1/imports/{}", view["id"]), json!({}))
-                .await;
+            let (_, view) = self.ask(Method::GET, &format!("/v1/imports/{}", view["id"]), json!({})).await;
             assert_ne!(view["state"], "failed", "{view}");
             assert_eq!(view["refused"], 0, "{view}");
             view["state"] == "finished"
@@ -357,6 +355,12 @@ impl Phone {
         let attach = json!({ "type": "attach", "imsi": self.imsi, "msisdn": msisdn.to_string() });
         self.say(attach).await;
         self.hear("attached").await;
+    }
+
+    /// The device is in the network of its card's new operator now.
+    pub async fn moves(&mut self, air: SocketAddr, msisdn: Msisdn) {
+        (self.lines, self.write) = connect(air).await;
+        self.attach(msisdn).await;
     }
 
     /// EF.IMSI.
