@@ -250,3 +250,55 @@ fn other_card() -> simtide_agent::port::soft::SoftPort {
     let card = simtide_card::Card::personalised(profile, &personalization);
     simtide_agent::port::soft::SoftPort::volatile(card, Arc::new(simtide_card::secure_channel::NoChannels))
 }
+
+/// The device's own application: its user chooses an operator, the card seals the wish, and it leaves over IP where there
+/// is no coverage.
+#[test]
+fn a_wish_of_the_user_is_sealed_by_the_card_and_leaves_over_ip() {
+    use simtide_agent::host::Shown;
+    use simtide_device::{Event, Prompt, UserAction};
+    use simtide_protocol::personalization::{OperatorEntry, Uplink};
+    use simtide_protocol::sms::UserDataHeader;
+
+    let mut profile = simtide_protocol::profile::Profile::standard();
+    let operator = |id: &str, name: &str| OperatorEntry { id: id.parse().unwrap(), name: name.to_owned() };
+    profile.personalization.operators = vec![operator("ONE", "First"), operator("TWO", "Second")];
+    profile.personalization.service_number = "1234".to_owned();
+    let tar = profile.personalization.uplink_tar;
+    let profile = Arc::new(profile);
+    let personalization = simtide_agent::personalization::of_test_card(&profile);
+    let card = simtide_card::Card::personalised(profile, &personalization);
+    let mut card = simtide_agent::port::soft::SoftPort::volatile(
+        card,
+        Arc::new(simtide_card::secure_channel::NoChannels),
+    );
+    let server = server(Vec::new());
+    let mut world = World::new(&server, None, START);
+    assert!(world.run(&mut card));
+    for action in [UserAction::Operators, UserAction::Choose(2), UserAction::Confirm] {
+        world.host.handle(world.now, Event::User(action));
+        assert!(world.run(&mut card));
+    }
+    let shown = world.around.shown.lock().unwrap();
+    let texts: Vec<String> = shown
+        .iter()
+        .filter_map(|shown| match shown {
+            Shown::Prompt(Prompt::List(menu)) => Some(format!("{} {}", menu.title, menu.items.len())),
+            Shown::Prompt(Prompt::Key { text, .. } | Prompt::Note(text)) => Some(text.clone()),
+            _ => None,
+        })
+        .collect();
+    let expected =
+        ["Operators for card 8988211000000000011 2", "Change to Second?", "The request is on its way."];
+    assert_eq!(texts, expected);
+    let server = server.lock().unwrap();
+    let [UplinkContent::Submit { tpdu }] = &server.uplinks[..] else { panic!("{:?}", server.uplinks) };
+    let submit = Submit::from_bytes(tpdu).unwrap();
+    assert_eq!(submit.destination.number, "1234");
+    let (header, packet) = UserDataHeader::split(&submit.user_data.octets).unwrap();
+    assert!(header.contains(0x70));
+    match Uplink::open(packet, tar, &world::keys()).unwrap().0 {
+        Uplink::Request(request) => assert_eq!(request.operator.as_str(), "TWO"),
+        other => panic!("{other:?}"),
+    }
+}
