@@ -45,6 +45,10 @@ pub(crate) struct Session {
     pub(crate) changed_files: std::collections::BTreeSet<crate::files::FileId>,
     /// What fetches packets over a channel.
     pub(crate) fetcher: crate::fetcher::Fetcher,
+    /// What a script has selected that is followed by another one (ETSI TS 102 226, 5.2.1.4), by its application.
+    pub(crate) chained: Option<(simtide_protocol::ids::Tar, crate::applications::ApplicationSession)>,
+    /// The REFRESH that a script asks for.
+    pub(crate) refresh_wanted: Option<crate::toolkit::RefreshMode>,
     /// The personalization application's volatile state.
     pub(crate) applet: crate::subscription::Applet,
     /// A load file or patch on its way in, block by block.

@@ -428,3 +428,55 @@ fn power_may_fail_at_any_byte() {
         assert!(simtide_card::whole_journal(journal) >= before.0);
     }
 }
+
+/// ETSI TS 102 226, 5.2.1.4: a later script goes on where the one before has selected.
+#[test]
+fn chained_scripts_share_their_selection() {
+    let mut platform = Platform::new();
+    let path = "3F00/7F90/6F04".parse().unwrap();
+    let script = |chaining: u8, command: &[u8]| {
+        let mut script = ScriptWriter::new(LengthForm::Definite);
+        script.item(expanded::Item::Chaining(&[chaining]));
+        script.command_bytes(command);
+        script.finish().unwrap()
+    };
+    let mut send = |script: Vec<u8>| expanded::Response::decode(&platform.send(RFM, &script).data).unwrap();
+    let read = rfm::read_binary(0, 4).unwrap();
+    let update = rfm::update_binary(0, b"tide").unwrap().remove(0);
+    assert_eq!(send(script(0x02, &read)).chaining, Some(vec![0x01]), "no script was before");
+    assert!(send(script(0x01, &rfm::select(&path, None))).failed().is_none());
+    assert!(send(script(0x02, &update)).failed().is_none());
+    assert_eq!(send(script(0x03, &read)).responses[0].data, b"tide");
+    assert_eq!(send(script(0x03, &read)).chaining, Some(vec![0x01]), "the chain has ended");
+    assert_eq!(send(script(0x11, &read)).chaining, Some(vec![0x02]), "a reset ends every chain");
+}
+
+/// Clause 5.2.1.2: a script may ask for REFRESH; the proof leaves before it.
+#[test]
+fn a_script_may_ask_for_refresh() {
+    for (qualifier, done) in [(0x00, true), (0x04, true), (0x03, false)] {
+        let mut platform = Platform::new();
+        let mut script = ScriptWriter::new(LengthForm::Definite);
+        script.item(expanded::Item::ImmediateAction(&[0x81, 0x03, 0x01, 0x01, qualifier]));
+        script.command_bytes(&rfm::select(&"3F00".parse().unwrap(), None));
+        for envelope in platform.envelopes(RFM, &script.finish().unwrap()) {
+            platform.bench.send(&envelope);
+        }
+        let mut kinds = Vec::new();
+        while let [0x91, length] = platform.bench.transmit("80F2000C00")[..] {
+            let fetched = platform.bench.send(&[0x80, 0x12, 0x00, 0x00, length]);
+            let body = tlv::find(&fetched[..fetched.len() - 2], 0xD0).unwrap();
+            let details = tlv::find_comprehension(body, 0x01).unwrap().to_vec();
+            kinds.push((details[1], details[2]));
+            let answer = [&[0x81, 0x03][..], &details, &[0x82, 0x02, 0x82, 0x81, 0x83, 0x01, 0x00]].concat();
+            platform.bench.send(&Command::new(0x80, 0x14, 0, 0).with_data(&answer).encode());
+            if kinds.len() > 8 {
+                break;
+            }
+        }
+        let refresh = kinds.iter().position(|kind| *kind == (0x01, qualifier));
+        let proof = kinds.iter().position(|(kind, _)| *kind == 0x13);
+        assert_eq!(refresh.is_some(), done, "{kinds:?}");
+        assert!(refresh.is_none() || proof < refresh, "{kinds:?}");
+    }
+}

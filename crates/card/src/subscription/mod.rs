@@ -71,6 +71,8 @@ pub(crate) struct Applet {
     dialogue: menu::Dialogue,
     /// Parts of the proof that the network did not take; they go again before the reset.
     held: Vec<(u16, Proactive)>,
+    /// A script asks for a reset.
+    reset_wanted: bool,
     /// The device has been asked for the reset.
     refresh_asked: bool,
     /// The outcome of a change is on its way.
@@ -79,6 +81,13 @@ pub(crate) struct Applet {
     statuses: u32,
     /// Commands for which the toolkit had no room.
     unsent: VecDeque<(Owner, u16, Proactive)>,
+}
+
+impl Applet {
+    /// A script asks for a reset, as soon as its proof has left.
+    pub(crate) fn want_reset(&mut self) {
+        self.reset_wanted = true;
+    }
 }
 
 impl Card {
@@ -286,7 +295,7 @@ impl Card {
             && !session.poll.is_in_session()
             && session.applet.unsent.is_empty()
             && session.applet.held.is_empty();
-        if may_reset && self.waits_for_reset() {
+        if may_reset && (session.applet.reset_wanted || self.waits_for_reset()) {
             self.session().applet.refresh_asked = true;
             let refresh = Proactive::Refresh { mode: RefreshMode::UiccReset, files: Vec::new() };
             self.applet_enqueue(Owner::Personalization, token::REFRESH, refresh);
