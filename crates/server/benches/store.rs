@@ -139,6 +139,7 @@ async fn import(directory: &Path, data: &Path, cards: u32) -> f64 {
     let settings = ImportSettings {
         tenant: TenantId(1),
         operator: OperatorId(1),
+        register: None,
         profile: None,
         first_poll: EpochMs(0),
         now: EpochMs(0),

@@ -10,6 +10,8 @@ use simtide_protocol::card_file::{
 };
 use simtide_protocol::ids::{Eid, EpochMs, Iccid};
 use simtide_server::import::*;
+use simtide_server::registers::memory::{Fault, MemoryRegister, Verb};
+use simtide_server::registers::{Register, RegisterError};
 use simtide_server::store::model::ModelStore;
 use simtide_server::store::sqlite::{SqliteSettings, SqliteStore};
 use simtide_server::store::*;
@@ -116,6 +118,7 @@ fn settings() -> ImportSettings {
     ImportSettings {
         tenant: TENANT,
         operator: OperatorId(5),
+        register: None,
         profile: None,
         first_poll: EpochMs(77),
         now: EpochMs(9),
@@ -384,4 +387,51 @@ async fn canary_keys_are_nowhere_in_the_clear() {
 fn secrets(row: &CardRow) -> Vec<&Secret> {
     let sets = row.key_sets.iter().flat_map(|set| [&set.kic, &set.kid].into_iter().chain(&set.kik));
     [&row.ki, &row.opc, &row.psk, &row.admin_code].into_iter().flatten().chain(sets).collect()
+}
+
+#[tokio::test]
+async fn subscriptions_of_a_batch_go_to_the_register_once() {
+    let place = Place::new(false).await;
+    let register = MemoryRegister::new("one", "00101", 0);
+    let with_register = ImportSettings { register: Some(Arc::new(register.clone())), ..settings() };
+    let mut rows: Vec<CardRow> = (0..100).map(row).collect();
+    rows[7].opc = None;
+    let path = place.file(&rows, Format::Out);
+    // Without the register first: the cards are there, their subscriptions are not.
+    assert_eq!(place.import(&path).await.unwrap().imported, 100);
+    let import = || place.importer.import(&path, &with_register, |_| {});
+    register.fail_next(Verb::Provision, Fault::Unreachable);
+    assert!(matches!(import().await, Err(ImportError::Register(RegisterError::Unreachable(_)))));
+    register.fail_next(Verb::Provision, Fault::TimeoutAfter);
+    assert!(matches!(import().await, Err(ImportError::Register(RegisterError::Unknown(_)))));
+    register.fail_next(Verb::Provision, Fault::Duplicate);
+    for _ in 0..2 {
+        let report = import().await.unwrap();
+        assert_eq!((report.imported, report.unchanged, report.refused), (0, 99, 1));
+        assert_eq!(report.refusals[0].reason, RefusalReason::NoSubscription);
+        assert_eq!(register.pool().await.unwrap().assigned, 99);
+    }
+    for (number, row) in rows.iter().enumerate().filter(|(number, _)| *number != 7) {
+        let imsi = row.imsi.unwrap();
+        let (k, opc) = register.keys(imsi).unwrap();
+        assert!(Some(k) == row.ki && Some(opc) == row.opc, "card {number}");
+        assert!(register.attach(imsi), "a first subscription has access");
+    }
+}
+
+#[tokio::test]
+async fn what_the_register_refuses_is_told_by_its_line_and_tried_again() {
+    let place = Place::new(true).await;
+    let register = MemoryRegister::new("one", "00101", 0);
+    let with_register = ImportSettings { register: Some(Arc::new(register.clone())), ..settings() };
+    let rows: Vec<CardRow> = (0..3).map(row).collect();
+    let path = place.file(&rows, Format::Out);
+    register.fail_next(Verb::Provision, Fault::Exists);
+    let report = place.importer.import(&path, &with_register, |_| {}).await.unwrap();
+    assert_eq!((report.imported, report.refused), (2, 1));
+    let reason = report.refusals[0].reason.to_string();
+    assert!(reason.contains("import the file again"), "{reason}");
+    let report = place.importer.import(&path, &with_register, |_| {}).await.unwrap();
+    assert_eq!((report.unchanged, report.refused), (3, 0));
+    assert_eq!(register.pool().await.unwrap().assigned, 3);
 }

@@ -27,6 +27,9 @@ pub struct Args {
     /// Operator of the subscriptions
     #[arg(long)]
     operator: Option<String>,
+    /// Write the subscriptions to the register of this operator as well; the cards are then this operator's
+    #[arg(long, value_name = "OPERATOR")]
+    register: Option<String>,
     /// Keys may stand in the file as plain text
     #[arg(long)]
     plain: bool,
@@ -70,6 +73,7 @@ async fn import(client: &Client, args: &Args) -> Result<ImportView, Box<dyn std:
         ("format", args.format.clone()),
         ("profile", args.profile.clone()),
         ("operator", args.operator.clone()),
+        ("register", args.register.clone()),
         ("plain", args.plain.then(|| "true".to_owned())),
     ];
     let given: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();

@@ -96,6 +96,8 @@ pub struct ImportQuery {
     profile: Option<String>,
     /// Operator of the subscriptions; the tenant's first unless given.
     operator: Option<String>,
+    /// Operator whose register gets the subscriptions; the cards are then this operator's.
+    register: Option<String>,
     /// Whether keys may stand in the file as plain text.
     plain: Option<bool>,
 }
@@ -180,11 +182,22 @@ fn settings(
     let core = &api.platform.core;
     let catalogue = core.catalogue();
     let mut operators = catalogue.operators(caller.tenant);
-    let operator: Option<OperatorId> = match &query.operator {
+    let operator: Option<OperatorId> = match query.operator.as_ref().or(query.register.as_ref()) {
         Some(name) => operators.find(|(_, known)| known == name).map(|(id, _)| id),
         None => operators.next().map(|(id, _)| id),
     };
     let operator = operator.ok_or_else(|| Problem::unprocessable("there is no such operator"))?;
+    caller.must_act_for(operator)?;
+    let register = match (&query.register, &query.operator) {
+        (Some(register), Some(operator)) if register != operator => {
+            return Err(Problem::bad_request("cards of one operator do not go to another one's register"));
+        }
+        (Some(_), _) => {
+            let register = api.platform.changes.registers.of(operator);
+            Some(register.ok_or_else(|| Problem::unprocessable("the operator has no register: set one"))?)
+        }
+        (None, _) => None,
+    };
     let format = match query.format.as_deref() {
         None => None,
         Some("out") => Some(Format::Out),
@@ -202,6 +215,7 @@ fn settings(
         profile,
         first_poll: now,
         now,
+        register,
         file: card_file::Settings {
             format,
             transport_keys: transport_keys.collect::<Result<_, _>>()?,

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::rows::ReadyRow;
 use super::{ImportError, ImportSettings, Importer, Refusal, RefusalReason};
+use crate::registers::Subscriber;
 use crate::store::rules::Layout;
 use crate::store::*;
 
@@ -49,6 +50,8 @@ impl Committer for Leased {
 const OPS_AT_ONCE: usize = BATCH_OPS_MAX / 2;
 /// Device kinds at most: their code is one byte, and 0 is unknown.
 const DEVICE_KINDS_MAX: usize = 255;
+/// Subscriptions on their way to a register at once.
+const SUBSCRIBERS_AT_ONCE: usize = 64;
 /// Tags of a tenant at most: one bit each.
 const TENANT_TAGS_MAX: usize = 64;
 
@@ -121,11 +124,12 @@ impl<'i> Storing<'i> {
             .map(|(row, card, _)| (self.layout.group_of(row.record.id), Op::PutCard(Box::new(card.clone()))));
         let outcomes = self.commit_grouped(puts.collect()).await?;
         let mut sums = Sums::default();
+        let mut subscribers = Vec::new();
         for ((row, card, fresh), outcome) in stored.into_iter().zip(outcomes) {
-            if outcome == Outcome::Done {
-                sums.imported += 1;
-            } else if fresh.is_empty() && self.is_same(&card).await? {
-                sums.unchanged += 1;
+            let is_new = outcome == Outcome::Done;
+            if is_new || fresh.is_empty() && self.is_same(&card).await? {
+                *(if is_new { &mut sums.imported } else { &mut sums.unchanged }) += 1;
+                subscribers.extend(row.subscriber.map(|subscriber| (row.line, is_new, subscriber)));
             } else {
                 releases.extend(fresh.into_iter().map(|alias| (alias, row.record.id)));
                 let reason = RefusalReason::Differs;
@@ -136,7 +140,41 @@ impl<'i> Storing<'i> {
             .into_iter()
             .map(|(alias, card)| (self.layout.alias_group(&alias), Op::ReleaseAlias { alias, card }));
         self.commit_grouped(releases.collect()).await?;
+        self.provision(subscribers, &mut sums, refusals).await?;
         Ok(sums)
+    }
+
+    /// Writes subscriptions to the register, also those of cards that were stored before: an import that ended early
+    /// may not have come to them.
+    async fn provision(
+        &self,
+        subscribers: Vec<(u64, bool, Subscriber)>,
+        sums: &mut Sums,
+        refusals: &mut Vec<Refusal>,
+    ) -> Result<(), ImportError> {
+        let Some(register) = &self.settings.register else { return Ok(()) };
+        let mut waiting = subscribers.into_iter();
+        let mut tasks = JoinSet::new();
+        loop {
+            while tasks.len() < SUBSCRIBERS_AT_ONCE {
+                let Some((line, is_new, subscriber)) = waiting.next() else { break };
+                let register = register.clone();
+                tasks.spawn(async move {
+                    let card = subscriber.card;
+                    (line, is_new, card, register.provision(subscriber).await)
+                });
+            }
+            let Some(joined) = tasks.join_next().await else { return Ok(()) };
+            let (line, is_new, card, result) = joined.map_err(|_| ImportError::Interrupted)?;
+            match result {
+                Ok(()) => {}
+                Err(error) if error.is_passing() => return Err(ImportError::Register(error)),
+                Err(error) => {
+                    *(if is_new { &mut sums.imported } else { &mut sums.unchanged }) -= 1;
+                    refusals.push(Refusal { line, card: Some(card), reason: RefusalReason::Register(error) });
+                }
+            }
+        }
     }
 
     /// Gives numbers to tags and device kinds that are new.

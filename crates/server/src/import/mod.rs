@@ -18,6 +18,7 @@ use simtide_protocol::card_file::{self, FileError, Item, Reader, RowError};
 use simtide_protocol::ids::{CardId, EpochMs, ProfileName};
 use tokio::sync::mpsc;
 
+use crate::registers::{Register, RegisterError};
 use crate::store::*;
 use crate::vault::{Vault, VaultError};
 
@@ -47,6 +48,8 @@ pub struct ImportSettings {
     pub first_poll: EpochMs,
     /// Campaign time, for the job's row.
     pub now: EpochMs,
+    /// Where the subscriptions of the batch are written, with access: the operator's register.
+    pub register: Option<Arc<dyn Register>>,
     /// Transport keys, and whether plain text is allowed.
     pub file: card_file::Settings,
 }
@@ -115,6 +118,12 @@ pub enum RefusalReason {
     /// No room for another kind of device.
     #[error("device kind {0} would be the 256th: use the existing ones")]
     TooManyKinds(String),
+    /// The register is to be written, and the row has not what it needs.
+    #[error("a register needs IMSI, Ki and OPc of the card: the row has not all of them")]
+    NoSubscription,
+    /// The register has refused the subscription.
+    #[error("the card is stored, its subscription is not in the register: {0}; import the file again then")]
+    Register(RegisterError),
 }
 
 /// What came of an import.
@@ -161,6 +170,9 @@ pub enum ImportError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The register does not answer.
+    #[error("{0}; then start the import again, it goes on where it stopped")]
+    Register(RegisterError),
     /// A thread ended early.
     #[error("the import was interrupted: start it again, it goes on where it stopped")]
     Interrupted,
@@ -263,6 +275,7 @@ impl Importer {
             vault: self.vault.clone(),
             tenant: settings.tenant,
             skip: job.rows_settled,
+            with_subscriber: settings.register.is_some(),
             seen: HashMap::new(),
             items: 0,
         };

@@ -10,6 +10,7 @@ use simtide_protocol::ids::{CardId, EpochMs, ProfileName};
 use tokio::sync::mpsc;
 
 use super::{DUPLICATES_ROWS_MAX, ImportError, ROWS_PER_BATCH, Refusal, RefusalReason, each_chunk};
+use crate::registers::Subscriber;
 use crate::store::{Alias, CardRecord, TenantId};
 use crate::vault::{Vault, VaultError};
 
@@ -25,6 +26,8 @@ pub(super) struct ReadyRow {
     pub(super) last_update: Option<EpochMs>,
     /// What must be this card's alone.
     pub(super) claims: Vec<(Alias, &'static str)>,
+    /// What a register is told of it.
+    pub(super) subscriber: Option<Subscriber>,
 }
 
 /// Rows that follow each other in the file.
@@ -42,6 +45,8 @@ pub(super) struct Parser {
     pub(super) tenant: TenantId,
     /// Rows that an earlier run has settled.
     pub(super) skip: u64,
+    /// Whether rows go to a register, too.
+    pub(super) with_subscriber: bool,
     /// Lines of the cards seen.
     pub(super) seen: HashMap<CardId, u64>,
     pub(super) items: u64,
@@ -98,6 +103,10 @@ impl Parser {
                         let reason = RefusalReason::Twice(first);
                         batch.refusals.push(Refusal { line, card: Some(card), reason });
                     }
+                    None if self.with_subscriber && subscriber(&row).is_none() => {
+                        let reason = RefusalReason::NoSubscription;
+                        batch.refusals.push(Refusal { line, card: Some(card), reason });
+                    }
                     None => batch.rows.push(self.ready(line, *row)?),
                 }
             }
@@ -128,6 +137,7 @@ impl Parser {
             next_poll: row.next_poll,
             last_update: row.last_update,
             claims,
+            subscriber: subscriber(&row).filter(|_| self.with_subscriber),
         })
     }
 
@@ -156,6 +166,17 @@ impl Parser {
         );
         claims
     }
+}
+
+fn subscriber(row: &CardRow) -> Option<Subscriber> {
+    Some(Subscriber {
+        card: row.card_id(),
+        imsi: row.imsi?,
+        algorithm: row.algorithm,
+        k: row.ki.clone()?,
+        opc: row.opc.clone()?,
+        msisdn: row.msisdn,
+    })
 }
 
 fn send(batches: &mpsc::Sender<ReadyBatch>, batch: ReadyBatch) -> Result<(), ImportError> {
