@@ -5,6 +5,12 @@
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
 
-use simtide_server::fuzz;
+use simtide_server::{fuzz, registers};
 
-const TARGETS: replay::Targets = &[("smpp_link", fuzz::smpp_link)];
+const TARGETS: replay::Targets = &[
+    ("smpp_link", fuzz::smpp_link),
+    ("register_gateway", registers::fuzz::register_gateway),
+    ("register_ctrl", registers::fuzz::register_ctrl),
+    ("register_rest", registers::fuzz::register_rest),
+    ("register_pool_file", registers::fuzz::register_pool_file),
+];

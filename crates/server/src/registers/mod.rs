@@ -31,6 +31,7 @@ pub mod algorithm;
 pub mod checked;
 pub mod connect;
 pub mod front;
+pub mod fuzz;
 pub mod gateway;
 pub mod gsup_client;
 pub mod gsup_server;
