@@ -251,6 +251,55 @@ fn other_card() -> simtide_agent::port::soft::SoftPort {
     simtide_agent::port::soft::SoftPort::volatile(card, Arc::new(simtide_card::secure_channel::NoChannels))
 }
 
+/// Messages of the second layer that are repeated or changed are not taken: the card proves itself anew, and everything
+/// is done once all the same.
+#[test]
+fn repeated_and_forged_messages_are_not_taken() {
+    let server = server(delivery(BY_REPORT));
+    let mut card = test_card();
+    let mut world = World::new(&server, None, START);
+    server.lock().unwrap().forges = true;
+    assert!(world.run(&mut card));
+    assert!(world.queues().inbound().is_empty() && server.lock().unwrap().fetched.is_empty());
+    assert_eq!(configuration(&mut card, 3), "ffffff");
+    server.lock().unwrap().forges = false;
+    assert!(world.pass(600, &mut card));
+    assert_eq!(configuration(&mut card, 3), "030303");
+    let more = item("00000000000000a2-1", packet(4, BY_REPORT, "04", 1));
+    server.lock().unwrap().items.push(more);
+    server.lock().unwrap().repeats = true;
+    server.lock().unwrap().requests.clear();
+    assert!(world.pass(5000, &mut card));
+    assert_eq!(server.lock().unwrap().requests[..3], ["get", "start", "eap"]);
+    assert_eq!(configuration(&mut card, 3), "040303");
+    assert_eq!(statuses(&server.lock().unwrap(), BY_REPORT).len(), 4);
+}
+
+/// The server's notification comes as a short message, where there is coverage for one: the device asks at once.
+#[test]
+fn a_notification_leads_to_a_query() {
+    use simtide_protocol::sms::{Address, Deliver, Timestamp, UserData};
+    let server = server(Vec::new());
+    let mut card = test_card();
+    let mut world = World::new(&server, None, START);
+    assert!(world.run(&mut card));
+    server.lock().unwrap().items = delivery(BY_REPORT);
+    let mut text = vec![0x06, 0x05, 0x04, 0x1F, 0x9F, 0x00, 0x00];
+    text.extend(b"001010000000001-aescfg,ap5901");
+    let user_data = UserData::from_octets(text).unwrap();
+    let mut deliver =
+        Deliver::data_download(Address::number("500").unwrap(), Timestamp::from_epoch(START), user_data);
+    (deliver.pid, deliver.dcs) = (0x00, 0x04);
+    for id in [1, 2] {
+        let (service_center, tpdu) = (String::new(), deliver.to_bytes());
+        world.host.handle(world.now, simtide_device::Event::Sms { id, service_center, tpdu });
+        assert!(world.run(&mut card));
+    }
+    assert_eq!(configuration(&mut card, 3), "030303");
+    // Two notifications within seconds are one.
+    assert_eq!(server.lock().unwrap().requests[2..], ["get", "post", "post"]);
+}
+
 /// The device's own application: its user chooses an operator, the card seals the wish, and it leaves over IP where there
 /// is no coverage.
 #[test]

@@ -42,6 +42,11 @@ pub struct Server {
     pub lets_through: Option<u32>,
     /// Requests are carried out and their answers lost.
     pub loses_answers: bool,
+    /// The last document, and whether it is given once more in place of the next: a message that is repeated.
+    pub last: Option<HttpResponse>,
+    pub repeats: bool,
+    /// One bit of every message of the second layer is turned over.
+    pub forges: bool,
     /// Statuses to give before anything else.
     pub statuses: Vec<u16>,
 }
@@ -71,7 +76,16 @@ impl Server {
         }
         let response = match self.statuses.pop() {
             Some(status) => status_only(status),
-            None => self.served(request),
+            None => {
+                let response = self.served(request);
+                match self.last.clone().filter(|_| std::mem::take(&mut self.repeats)) {
+                    Some(before) => before,
+                    None => {
+                        self.last = Some(response.clone());
+                        response
+                    }
+                }
+            }
         };
         (!self.loses_answers).then_some(response)
     }
@@ -181,6 +195,13 @@ impl Server {
         let mut iv = [0; 12];
         simtide_agent::port::soft::random(&mut iv);
         let data = says_something.then(|| channel.seal(iv, Content::Items, &downlink.to_json()).unwrap());
+        let data = data.map(|mut data| {
+            if self.forges {
+                let last = data.pop().unwrap();
+                data.push(if last == 'A' { 'Q' } else { 'A' });
+            }
+            data
+        });
         let parameters = OtaParameters {
             enabled: true,
             data,
