@@ -8,7 +8,7 @@ use simtide_protocol::tlv;
 use simtide_simulation::reader::{Reader, ReaderError};
 
 /// The file that the campaign updates: EF.CONFIGURATION.
-const CONFIGURATION: [u16; 2] = [0x7F90, 0x6F04];
+pub const CONFIGURATION: [u16; 2] = [0x7F90, 0x6F04];
 const CONFIGURATION_DATA: &[u8] = b"simtide demo, configuration 2";
 /// The cyclic counter that one of the steps increases: it shows how often the campaign ran.
 const COUNTER: [u16; 2] = [0x7F90, 0x6F03];

@@ -31,6 +31,11 @@ impl Platform {
         self.runtime.block_on(self.client.post(path, body))
     }
 
+    /// PUT of a JSON body.
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.runtime.block_on(self.client.send(self.client.request(Method::PUT, path).json(body)))
+    }
+
     /// All cards, page by page.
     pub fn cards(&self) -> Result<Vec<Value>, ClientError> {
         let mut cards = Vec::new();

@@ -227,17 +227,7 @@ impl<'a> World<'a> {
 impl World<'_> {
     /// The platform imports what the vendor has delivered, as a user would do it.
     fn import(&self, server: &Role, token: &str) -> Result<(), Failure> {
-        let outcome = std::process::Command::new(std::env::current_exe()?)
-            .arg("import")
-            .arg(self.args.folder.join("cards.out"))
-            .args(["--plain", "--json", "--server", &format!("http://{}", server.address("api"))])
-            .env("SIMTIDE_TOKEN", token.trim())
-            .output()?;
-        if outcome.status.success() {
-            return Ok(());
-        }
-        let problem = [outcome.stdout, outcome.stderr].concat();
-        Err(format!("the import failed: {}", String::from_utf8_lossy(&problem)).into())
+        import(&self.args.folder, server, token)
     }
 
     /// One period in which the cards come by themselves.
@@ -358,6 +348,21 @@ impl World<'_> {
     }
 }
 
+/// Imports the vendor's file as a user would do it.
+pub fn import(folder: &Path, server: &Role, token: &str) -> Result<(), Failure> {
+    let outcome = std::process::Command::new(std::env::current_exe()?)
+        .arg("import")
+        .arg(folder.join("cards.out"))
+        .args(["--plain", "--json", "--server", &format!("http://{}", server.address("api"))])
+        .env("SIMTIDE_TOKEN", token.trim())
+        .output()?;
+    if outcome.status.success() {
+        return Ok(());
+    }
+    let problem = [outcome.stdout, outcome.stderr].concat();
+    Err(format!("the import failed: {}", String::from_utf8_lossy(&problem)).into())
+}
+
 /// Progress bars, unless the output is for a program.
 struct Bars {
     hidden: bool,
@@ -428,16 +433,18 @@ fn moment(value: &Value) -> Option<EpochMs> {
     value.as_str()?.parse().ok()
 }
 
-fn now_ms() -> i64 {
+/// Real epoch milliseconds.
+pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-fn owned(arguments: &[[&str; 2]]) -> Vec<String> {
+/// Flags with their values, as arguments.
+pub fn owned(arguments: &[[&str; 2]]) -> Vec<String> {
     arguments.iter().flatten().map(|argument| (*argument).to_owned()).collect()
 }
 
 /// Makes the folder anew, but never deletes a folder that is not the demo's.
-fn make_folder(folder: &Path) -> io::Result<()> {
+pub fn make_folder(folder: &Path) -> io::Result<()> {
     let mark = folder.join(".simtide-demo");
     if folder.exists() {
         let is_empty = fs::read_dir(folder)?.next().is_none();
