@@ -296,4 +296,4 @@ impl Core {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;
