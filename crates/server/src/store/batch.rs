@@ -95,9 +95,10 @@ pub enum Op {
     Packet(PacketChange),
     /// Rows for an explicit list, retries, opt-outs.
     Exception(ExceptionChange),
-    /// Writes a case. Outcome `Done`; otherwise nothing of it **and nothing after it in the batch** is written, and the
-    /// operations after it answer `Skipped`: `Conflict` where the row has another version, `OpenCase` where the card has
-    /// another open change, `Missing` where there is no such card.
+    /// Writes a case; card, tenant and beginning stay as they were first written. Outcome `Done`; otherwise nothing of it
+    /// **and nothing after it in the batch** is written, and the operations after it answer `Skipped`: `Conflict` where
+    /// the row has another version, `OpenCase` where the card has another open change, `Missing` where there is no such
+    /// card.
     PutCase {
         /// The row.
         row: Box<CaseRow>,

@@ -452,7 +452,12 @@ impl State {
         });
         match rules::grant_case(row, version_before, found, other.map(|other| other.id)) {
             Ok(()) => {
-                self.cases.insert((row.kind, row.id), row.clone());
+                let key = (row.kind, row.id);
+                let row = match self.cases.remove(&key) {
+                    Some(CaseRow { card, tenant, at, .. }) => CaseRow { card, tenant, at, ..row.clone() },
+                    None => row.clone(),
+                };
+                self.cases.insert(key, row);
                 Outcome::Done
             }
             Err(outcome) => outcome,

@@ -87,25 +87,50 @@ fn identity_at(row: &Row<'_>) -> Read<IdentityRow> {
 
 impl Apply<'_> {
     pub(super) fn put_case(&self, row: &CaseRow, version_before: Option<u32>) -> Applied<Outcome> {
-        if self.hot(row.card)?.is_none() {
-            return Ok(Outcome::Missing);
-        }
         let (bucket, card, kind, id) =
             (self.bucket(row.card), row.card.as_bytes(), row.kind.code(), id_number(row.id));
-        let version = "SELECT version FROM card_case WHERE kind = ?1 AND id = ?2";
-        let found = self.one(version, params![kind, id], |row| Ok(row.get::<_, u32>(0)?))?;
-        let other = self.one(OPEN_CASE, params![bucket, card, kind, id], |row| Ok(number_id(row.get(0)?)))?;
-        if let Err(outcome) = rules::grant_case(row, version_before, found, other) {
+        let sql = "SELECT 1 FROM card_hot WHERE bucket = ?1 AND card = ?2";
+        if self.one(sql, params![bucket, card], |_| Ok(()))?.is_none() {
+            return Ok(Outcome::Missing);
+        }
+        let sql = "SELECT version, open FROM card_case WHERE kind = ?1 AND id = ?2";
+        let read = |row: &Row<'_>| Ok((row.get::<_, u32>(0)?, row.get::<_, bool>(1)?));
+        let found = self.one(sql, params![kind, id], read)?;
+        // One that is open already is the only one.
+        let other = match found {
+            Some((_, true)) => None,
+            _ => self.one(OPEN_CASE, params![bucket, card, kind, id], |row| Ok(number_id(row.get(0)?)))?,
+        };
+        if let Err(outcome) = rules::grant_case(row, version_before, found.map(|(version, _)| version), other)
+        {
             return Ok(outcome);
         }
-        let sql = "INSERT INTO card_case (bucket, card, kind, id, tenant, at, state, open, due, version, body, sealed) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (kind, id) DO UPDATE SET \
-             bucket = ?1, card = ?2, tenant = ?5, at = ?6, state = ?7, open = ?8, due = ?9, version = ?10, body = ?11, \
-             sealed = ?12";
         let due = row.due.map(|due| due.0);
         let CaseRow { tenant, at, state, open, version, body, sealed, .. } = row;
-        let values = params![bucket, card, kind, id, tenant.0, at.0, state, open, due, version, body, sealed];
-        self.changed(sql, values, Outcome::Missing)
+        // Columns that stay are not named: their indexes are left alone.
+        match found {
+            Some((_, was_open)) if was_open == *open => {
+                let sql = "UPDATE card_case SET state = ?3, due = ?4, version = ?5, body = ?6, sealed = ?7 \
+                     WHERE kind = ?1 AND id = ?2";
+                self.changed(sql, params![kind, id, state, due, version, body, sealed], Outcome::Missing)
+            }
+            Some(_) => {
+                let sql = "UPDATE card_case SET state = ?3, due = ?4, version = ?5, body = ?6, sealed = ?7, open = ?8 \
+                     WHERE kind = ?1 AND id = ?2";
+                self.changed(
+                    sql,
+                    params![kind, id, state, due, version, body, sealed, open],
+                    Outcome::Missing,
+                )
+            }
+            None => {
+                let sql = "INSERT INTO card_case (bucket, card, kind, id, tenant, at, state, open, due, version, body, \
+                     sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+                let values =
+                    params![bucket, card, kind, id, tenant.0, at.0, state, open, due, version, body, sealed];
+                self.changed(sql, values, Outcome::Missing)
+            }
+        }
     }
 
     pub(super) fn subscription(&self, card: CardId, change: &SubscriptionChange) -> Applied<Outcome> {
