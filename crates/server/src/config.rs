@@ -370,6 +370,15 @@ impl Config {
         }
     }
 
+    /// The entitlement server's settings, with the platform's address where it has none of its own.
+    pub fn entitlement_settings(&self) -> crate::entitlement::config::Entitlement {
+        let mut settings = self.entitlement.clone();
+        if settings.originating_address.is_empty() {
+            settings.originating_address = self.originating_address().to_owned();
+        }
+        settings
+    }
+
     /// The key-encryption key file.
     pub fn key_file(&self) -> PathBuf {
         if self.data.key_file.as_os_str().is_empty() {

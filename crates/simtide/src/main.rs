@@ -10,14 +10,17 @@ mod cards;
 mod client;
 mod delivery;
 mod demo;
+mod entitlement;
 mod fleet;
 mod import;
 mod logging;
+mod operators;
 mod packet;
 mod register_gateway;
 mod serve;
 mod simulate;
 mod smsc;
+mod subscription;
 
 use std::process::ExitCode;
 
@@ -46,10 +49,16 @@ enum Role {
     Campaign(campaign::Args),
     /// Deliver content to a single card, by whichever bearer reaches it
     Delivery(delivery::Args),
+    /// Run the entitlement server as a process of its own: devices ask it over IP, it asks the platform
+    Entitlement(entitlement::Args),
     /// Import cards from a vendor file
     Import(import::Args),
     /// List and show cards, send them single commands
     Cards(cards::Args),
+    /// Make, show and connect operators, and what they have agreed on
+    Operators(operators::Args),
+    /// Ask for, follow, resolve and cancel changes of operator
+    Subscription(subscription::Args),
     /// Seal and open SCP80 packets by hand
     Packet(packet::Args),
     /// Run the gateway to an operator's register: mutual TLS to the platform, the register's own protocol behind it
@@ -68,7 +77,7 @@ enum Role {
 
 fn main() -> ExitCode {
     let Simtide { logging, role } = Simtide::parse();
-    logging::start(&logging, matches!(role, Role::Serve(_) | Role::RegisterGateway(_)));
+    logging::start(&logging, matches!(role, Role::Serve(_) | Role::Entitlement(_) | Role::RegisterGateway(_)));
     match run(role) {
         Ok(status) => status,
         Err(error) => {
@@ -90,8 +99,11 @@ fn run(role: Role) -> Outcome {
         Role::Serve(args) => serve::run(args),
         Role::Campaign(args) => campaign::run(args),
         Role::Delivery(args) => delivery::run(args),
+        Role::Entitlement(args) => entitlement::run(args),
         Role::Import(args) => import::run(args),
         Role::Cards(args) => cards::run(args),
+        Role::Operators(args) => operators::run(args),
+        Role::Subscription(args) => subscription::run(args),
         Role::Packet(args) => packet::run(args),
         Role::RegisterGateway(args) => register_gateway::run(args),
         Role::Smsc(args) => smsc::run(args),

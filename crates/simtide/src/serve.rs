@@ -15,6 +15,7 @@ use simtide_server::api::tokens::Tokens;
 use simtide_server::api::{self, Api};
 use simtide_server::config::Config;
 use simtide_server::entitlement;
+use simtide_server::entitlement::notification::Notifications;
 use simtide_server::metrics::Metrics;
 use simtide_server::shell::Platform;
 use simtide_server::shell::delivery::vectors::OfOperators;
@@ -144,12 +145,16 @@ async fn serve(config: Config, args: Args) -> Outcome {
 async fn start_entitlement(
     config: &Config,
     platform: &Arc<Platform>,
-) -> Result<Option<entitlement::Server>, entitlement::StartError> {
-    if config.entitlement.listen.is_empty() {
+) -> Result<Option<entitlement::Server>, Box<dyn std::error::Error>> {
+    let settings = config.entitlement_settings();
+    if settings.separate || !settings.listen.is_empty() {
+        let notifications = Notifications::new(&settings, config.clock(), platform.outbox.clone())?;
+        platform.deliveries.notify_by(Arc::new(notifications));
+    }
+    if settings.listen.is_empty() {
         return Ok(None);
     }
     let vectors = Arc::new(OfOperators(platform.clone()));
-    let settings = config.entitlement.clone();
     let service = entitlement::Service::new(settings, config.clock(), platform.deliveries.clone(), vectors);
     let server = entitlement::Server::start(service).await?;
     tracing::info!(address = %server.address(), "devices are answered over IP");
