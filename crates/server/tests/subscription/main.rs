@@ -12,6 +12,7 @@ use simtide_protocol::personalization::{Consent, ConsentWay, Request, Uplink};
 use simtide_protocol::scp80::{Key, KeySet};
 use simtide_server::registers::Register;
 use simtide_server::registers::memory::{Fault, Verb};
+use simtide_server::shell::subscription::{SIGNATURE_HEADER, signature};
 use world::*;
 
 #[tokio::test]
@@ -240,4 +241,195 @@ async fn registers_that_fail_in_every_way_are_asked_again() {
         world.reaches(&id, "done").await;
         assert_eq!(world.let_in(phone.identity()), 1, "{fault:?}");
     }
+}
+
+/// What an operator is told at its callback, with a status to answer.
+async fn callback(answers: Vec<u16>) -> (String, tokio::sync::mpsc::UnboundedReceiver<(String, Vec<u8>)>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/told", listener.local_addr().unwrap());
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    let answers = std::sync::Arc::new(std::sync::Mutex::new(std::collections::VecDeque::from(answers)));
+    let route =
+        axum::routing::post(move |headers: axum::http::HeaderMap, body: axum::body::Bytes| async move {
+            let signature = headers[SIGNATURE_HEADER].to_str().unwrap().to_owned();
+            tell.send((signature, body.to_vec())).unwrap();
+            let status = answers.lock().unwrap().pop_front().unwrap_or(200);
+            axum::http::StatusCode::from_u16(status).unwrap()
+        });
+    let routes = axum::Router::new().route("/told", route);
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    (url, told)
+}
+
+/// The body, if the signature is right.
+fn verified(secret: &[u8], (signed, body): &(String, Vec<u8>)) -> Value {
+    let seconds = signed.strip_prefix("t=").unwrap().split(',').next().unwrap().parse().unwrap();
+    assert_eq!(*signed, signature(secret, seconds, body));
+    serde_json::from_slice(body).unwrap()
+}
+
+#[tokio::test]
+async fn operator_1_is_asked_and_told_by_signed_messages_until_it_acknowledges() {
+    let world = World::new(1).await;
+    let mut phone = Phone::usual(world.smscs[0].air).await;
+    // The question is not taken at first, nor is the report.
+    let (url, mut told) = callback(vec![500, 200, 503]).await;
+    let secret = [0x5E; 32];
+    let more = json!({ "consent": "ask", "callback": { "url": url, "secret": hex::encode(secret) } });
+    let (status, shown) = world.put_operator("home", 1, more).await;
+    assert_eq!(status, 200, "{shown}");
+    assert!(
+        shown["callback_secret_set"] == true && !shown.to_string().contains(&hex::encode(secret)),
+        "{shown}"
+    );
+    let (_, begun) = world.request("two").await;
+    let id = begun["id"].as_str().unwrap();
+    for _ in 0..2 {
+        let question = verified(&secret, &told.recv().await.unwrap());
+        assert_eq!((&question["type"], &question["change"]), (&json!("consent"), &begun["id"]), "{question}");
+        assert_eq!((&question["imsi"], &question["to"]), (&json!(first_imsi()), &json!("OP2")));
+    }
+    assert_eq!(world.change(id).await["state"], "requested");
+    let (status, answer) =
+        world.ask(Method::POST, &format!("/v1/changes/{id}/consent"), json!({ "granted": true })).await;
+    assert_eq!(status, 202, "{answer}");
+    phone.answers().await;
+    world.reaches(id, "applied").await;
+    attaches(&world, &mut phone, 1).await;
+    let mut reports = Vec::new();
+    while reports.len() < 2 {
+        let report = verified(&secret, &told.recv().await.unwrap());
+        if report["type"] == "left" {
+            reports.push(report["change"].clone());
+        }
+    }
+    assert_eq!(reports, [begun["id"].clone(), begun["id"].clone()], "repeated until it was acknowledged");
+    world.reaches(id, "done").await;
+    let again = json!({ "granted": true });
+    assert_eq!(world.ask(Method::POST, &format!("/v1/changes/{id}/consent"), again).await.0, 409, "too late");
+}
+
+#[tokio::test]
+async fn operator_1_says_no() {
+    let world = World::new(1).await;
+    let mut phone = Phone::usual(world.smscs[0].air).await;
+    assert_eq!(world.put_operator("home", 1, json!({ "consent": "ask" })).await.0, 200);
+    phone.says(&wish("OP2"), 1, &keys()).await;
+    let list = async || world.ask(Method::GET, "/v1/changes", json!({})).await.1["changes"].clone();
+    until(async || list().await.as_array().is_some_and(|list| !list.is_empty())).await;
+    let id = list().await[0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/changes/{id}/consent");
+    assert_eq!(world.ask(Method::POST, &path, json!({ "granted": false })).await.0, 202);
+    assert_eq!(phone.is_shown().await, "The change of operator is not possible.");
+    let change = world.change(&id).await;
+    assert_eq!((&change["state"], &change["reason"]), (&json!("failed"), &json!("consent-denied")));
+    assert_eq!(world.registers[1].pool().await.unwrap().free, 100);
+}
+
+/// A token that acts for one operator.
+async fn token_of(world: &World, operator: &str, role: &str) -> String {
+    let body = json!({ "name": format!("{operator}-{role}"), "role": role, "operator": operator });
+    let (status, made) = world.ask(Method::POST, "/v1/tokens", body).await;
+    assert_eq!(status, 201, "{made}");
+    made["token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn in_an_independent_service_each_operator_sees_its_cards_and_its_side() {
+    let world = World::new(1).await;
+    let mut phone = Phone::usual(world.smscs[0].air).await;
+    assert_eq!(world.put_operator("home", 1, json!({ "consent": "ask" })).await.0, 200);
+    let (home, two, three) = (
+        token_of(&world, "home", "operator").await,
+        token_of(&world, "two", "operator").await,
+        token_of(&world, "three", "operator").await,
+    );
+    let shown = format!("/v1/cards/{}", card());
+    let get = async |token: &str, path: &str| world.ask_as(token, Method::GET, path, json!({})).await;
+    let sees = async |token: &str| {
+        let (status, _) = get(token, &shown).await;
+        let (_, list) = get(token, "/v1/cards").await;
+        assert_eq!(list["cards"].as_array().unwrap().len(), usize::from(status == 200));
+        status == 200
+    };
+    assert!(sees(&home).await && !sees(&two).await && !sees(&three).await);
+    // Only operator 2 asks for cards that come to it.
+    let consent = json!({ "when": "2026-01-02T03:04:05Z", "how": "web-site", "reference": "T-7" });
+    let body = json!({ "card": card(), "operator": "two", "consent": consent });
+    let post =
+        async |token: &str, path: &str, body: Value| world.ask_as(token, Method::POST, path, body).await;
+    for token in [&home, &three] {
+        assert_eq!(post(token, "/v1/changes", body.clone()).await.0, 403);
+    }
+    let (status, begun) = post(&two, "/v1/changes", body).await;
+    assert_eq!(status, 202, "{begun}");
+    assert_eq!((&begun["imsi"], &begun["consent"]["token"]), (&Value::Null, &json!("two-operator")));
+    let path = format!("/v1/changes/{}", begun["id"].as_str().unwrap());
+    // Consent is the other one's to give.
+    let granted = json!({ "granted": true });
+    assert_eq!(post(&three, &format!("{path}/consent"), granted.clone()).await.0, 404);
+    assert_eq!(post(&two, &format!("{path}/consent"), granted.clone()).await.0, 403);
+    assert_eq!(post(&home, &format!("{path}/consent"), granted).await.0, 202);
+    phone.answers().await;
+    let id = begun["id"].as_str().unwrap().to_owned();
+    world.reaches(&id, "applied").await;
+    let second = phone.identity();
+    world.registers[1].attach(second);
+    let report = json!({ "imsi": second });
+    for (token, status) in [(&home, 403), (&three, 403), (&two, 200)] {
+        assert_eq!(post(token, "/v1/registers/two/attached", report.clone()).await.0, status);
+    }
+    let foreign = json!({ "imsi": second, "card": Iccid::with_check_digit("890010000000000777").unwrap() });
+    assert_eq!(post(&two, "/v1/registers/two/attached", foreign).await.0, 409);
+    world.reaches(&id, "done").await;
+    let (_, first_side) = get(&home, &path).await;
+    let (_, second_side) = get(&two, &path).await;
+    assert_eq!((&first_side["imsi"], &first_side["new_imsi"]), (&json!(first_imsi()), &Value::Null));
+    assert_eq!((&second_side["imsi"], &second_side["new_imsi"]), (&Value::Null, &json!(second)));
+    assert_eq!(
+        (&first_side["consent"]["reference"], &second_side["consent"]["reference"]),
+        (&json!(""), &json!("T-7"))
+    );
+    assert_eq!(get(&three, &path).await.0, 404);
+    assert_eq!(get(&three, "/v1/changes").await.1["changes"], json!([]));
+    assert!(!sees(&home).await && sees(&two).await);
+    let (_, seen) = get(&two, &shown).await;
+    assert!(!seen.to_string().contains(&first_imsi().to_string()), "{seen}");
+    // The rest of the platform is not theirs.
+    for path in ["/v1/campaigns", "/v1/imports", "/v1/tokens", "/v1/deliveries", "/v1/profiles"] {
+        assert_eq!(get(&two, path).await.0, 403, "{path}");
+    }
+    let (_, operators) = get(&two, "/v1/operators").await;
+    let home_shown =
+        operators["operators"].as_array().unwrap().iter().find(|one| one["name"] == "home").unwrap();
+    assert_eq!((&home_shown["id_mno"], &home_shown["callback_url"]), (&json!("OP1"), &Value::Null));
+}
+
+#[tokio::test]
+async fn on_one_operators_own_platform_the_others_see_their_side_only() {
+    let world = World::new(1).await;
+    let mut phone = Phone::usual(world.smscs[0].air).await;
+    // The platform is home's own: its tokens see everything; two has one for its side.
+    let two = token_of(&world, "two", "admin").await;
+    let (status, begun) = world.request("two").await;
+    assert_eq!(status, 202);
+    assert_eq!(begun["imsi"], json!(first_imsi()));
+    let path = format!("/v1/changes/{}", begun["id"].as_str().unwrap());
+    let (_, side) = world.ask_as(&two, Method::GET, &path, json!({})).await;
+    assert_eq!(side["imsi"], Value::Null);
+    // An administrator of two changes two's settings, and nobody else's.
+    let settings = json!({ "id_mno": "OP2", "display_name": "Two", "mcc": "001", "mnc": "02" });
+    let put = async |path: &str| world.ask_as(&two, Method::PUT, path, settings.clone()).await.0;
+    assert_eq!((put("/v1/operators/home").await, put("/v1/operators/new").await), (403, 403));
+    assert_eq!(world.ask_as(&two, Method::PUT, "/v1/agreements/home/two", json!({})).await.0, 403);
+    assert_eq!(world.ask_as(&two, Method::DELETE, "/v1/operators/home", json!({})).await.0, 403);
+    assert_eq!(world.ask(Method::DELETE, "/v1/operators/two", json!({})).await.0, 409, "a change is open");
+    phone.answers().await;
+    world.reaches(begun["id"].as_str().unwrap(), "applied").await;
+    let seen = json!({ "imsi": phone.identity() });
+    world.registers[1].attach(phone.identity());
+    assert_eq!(world.ask_as(&two, Method::POST, "/v1/registers/two/attached", seen).await.0, 200);
+    world.reaches(begun["id"].as_str().unwrap(), "done").await;
+    let card = format!("/v1/cards/{}", card());
+    assert_eq!(world.ask_as(&two, Method::GET, &card, json!({})).await.0, 200, "its subscriber now");
 }
