@@ -1,4 +1,5 @@
 //! A register behind a gateway, over mutual TLS on a real socket.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! `simtide register-gateway` as an operator runs it: files of the link, a pool, the own centre, killed and started again.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;

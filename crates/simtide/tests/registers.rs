@@ -1,4 +1,5 @@
 //! The connector to OsmoHLR, against the real one.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 #[path = "support/hlr/mod.rs"]
 mod hlr;

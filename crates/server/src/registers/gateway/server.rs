@@ -148,10 +148,10 @@ async fn answer(served: &Served, request: ChangeId, ask: Ask) -> Result<Told, Re
     }
 }
 
-fn resynchronisation(
-    rand: Option<String>,
-    auts: Option<String>,
-) -> Result<Option<([u8; 16], [u8; 14])>, RegisterError> {
+/// RAND and AUTS of a challenge that the card has refused.
+type Resynchronisation = Option<([u8; 16], [u8; 14])>;
+
+fn resynchronisation(rand: Option<String>, auts: Option<String>) -> Result<Resynchronisation, RegisterError> {
     let wrong = || RegisterError::Refused("give rand (16 bytes) and auts (14 bytes), or neither".to_owned());
     let (rand, auts) = match (rand, auts) {
         (None, None) => return Ok(None),
