@@ -81,6 +81,9 @@ pub fn card_personalization(data: &[u8]) {
     let Ok(script) = script.finish() else { return };
     with_environment(|environment| card.run(environment, application, &script, 1_024));
     assert_eq!(card.digest(), first, "nothing changes before the reset");
+    // The device answers nothing; the proof goes with the answer to the script.
+    card.session().toolkit.start(&[]);
+    card.settle_applet();
     let said = Message::of_body(ChangeId::from_bytes([7; 8]), data);
     for _ in 0..2 {
         with_environment(|environment| card.reset(environment));

@@ -146,6 +146,16 @@ fn a_device_without_timers_counts_by_its_status_commands() {
 }
 
 #[test]
+fn what_authenticates_after_its_time_is_too_late() {
+    let mut phone = swapped(GUARDED);
+    phone.bench.transmit(EXPIRED);
+    assert!(authenticates(&mut phone.bench, &identity_2(), 1));
+    phone.restart();
+    assert_eq!(phone.uplink().0, notice(State::Reverted, identity_1().digest()));
+    assert_eq!((phone.imsi().as_str(), phone.status().state(ChangeId(7))), (IMSI_1, State::Reverted));
+}
+
+#[test]
 fn no_other_change_begins_during_a_trial() {
     let mut phone = swapped(GUARDED);
     let refused = phone.personalize(&phone::message_for(8, Options::default(), tuak()));

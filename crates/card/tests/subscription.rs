@@ -14,7 +14,7 @@ use simtide_protocol::apdu::{Command, StatusWord};
 use simtide_protocol::card_file::Secret;
 use simtide_protocol::ids::{ChangeId, Imsi};
 use simtide_protocol::personalization::{
-    Answer, Message, OperatorFile, Options, Protection, Refusal, State, commands, identity_digest,
+    Answer, Message, OperatorFile, Options, Protection, Refusal, State, Uplink, commands, identity_digest,
     read_identity,
 };
 use simtide_protocol::profile::Profile;
@@ -124,6 +124,45 @@ fn a_proof_that_the_network_does_not_take_goes_again_before_the_reset() {
         assert!(pauses <= 9);
     }
     assert_eq!(pauses, 5);
+}
+
+/// The power goes over the proof: identity 1 is still there to say that identity 2 has come, and says it in a message of
+/// its own.
+#[test]
+fn a_proof_that_the_power_took_is_given_again_before_the_swap() {
+    let mut phone = Phone::new();
+    phone.deliver(&phone::script(&message(7, Options::default()), Protection::AdminCode, &CODE));
+    phone.bench.restore();
+    assert_eq!(whole_identity(&mut phone.bench, 2_000), 1);
+    phone.sending = 0x21;
+    phone.start();
+    assert!(!phone.reset_wanted, "nothing has left");
+    phone.bench.restore();
+    phone.sending = 0x00;
+    phone.submits.clear();
+    phone.start();
+    match phone.uplink().0 {
+        Uplink::Notice(notice) => {
+            assert_eq!((notice.change, notice.state), (ChangeId(7), State::Staged));
+            assert_eq!(notice.digest, identity_1().digest());
+        }
+        Uplink::Request(_) => panic!("nobody asked"),
+    }
+    assert!(phone.reset_wanted);
+    phone.restart();
+    assert_eq!(whole_identity(&mut phone.bench, 3_000), 2);
+    assert!(phone.received().is_none());
+
+    // A card without a number to write to starts anew and goes on.
+    let mut profile = Profile::standard();
+    profile.personalization.service_number = String::new();
+    let mut phone = Phone::with(profile);
+    phone.deliver(&phone::script(&message(7, Options::default()), Protection::AdminCode, &CODE));
+    phone.bench.restore();
+    phone.start();
+    assert!(phone.reset_wanted && phone.submits.is_empty());
+    phone.restart();
+    assert_eq!(whole_identity(&mut phone.bench, 3_000), 2);
 }
 
 #[test]

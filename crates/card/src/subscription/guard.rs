@@ -173,6 +173,21 @@ impl Card {
         self.put_own(index::NOTICE, &entry);
     }
 
+    /// Whether the outcome of this change is still to be told.
+    pub(super) fn is_announced(&self, change: ChangeId) -> bool {
+        self.service_number().is_some() && self.pending_notice().is_some_and(|(told, _)| told == change)
+    }
+
+    /// After power loss over a proof: a notice says what the proof would have said.
+    pub(super) fn prove_again(&mut self) {
+        let proof_waits = self.session().toolkit.waits(Owner::Ota) || !self.session().applet.held.is_empty();
+        if let Some(change) = self.unproven().filter(|_| !proof_waits)
+            && !self.is_announced(change)
+        {
+            self.announce(change);
+        }
+    }
+
     /// Whether the device should tell when it is in service.
     pub(crate) fn wants_service_events(&self) -> bool {
         self.own(index::NOTICE).is_some() || self.trial().is_some()

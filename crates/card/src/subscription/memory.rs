@@ -14,7 +14,7 @@ pub(super) mod index {
     pub(in crate::subscription) const ADMIN_CODE: u16 = 0;
     /// What became of changes.
     pub(in crate::subscription) const CHANGES: u16 = 1;
-    /// The message that the next reset carries out: change id (8), body.
+    /// The message that a reset carries out: change id (8), whether its proof has left (1), body.
     pub(in crate::subscription) const STAGED: u16 = 2;
     /// The entries of identity 1, while identity 2 is on trial.
     pub(in crate::subscription) const KEPT: u16 = 3;

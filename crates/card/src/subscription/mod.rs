@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | unknown | the message under the right code | asking, staged; refused for good where it says no |
 //! | asking | the user's answer | staged, refused; a reset forgets the question: unknown |
-//! | staged: AUTHENTICATE and EF.IMSI are identity 1's | REFRESH once the proof has left; any reset | active; trial where guarded |
+//! | staged: AUTHENTICATE and EF.IMSI are identity 1's | the proof has left: REFRESH, any reset; before: a reset, after which a notice takes the proof's place | active; trial where guarded |
 //! | trial: identity 2, identity 1 kept | AUTHENTICATE by network 2: active; the guard time, too many resets: reverted with the next reset | |
 //! | active, reverted, refused | nothing more | |
 //!
@@ -237,6 +237,7 @@ impl Card {
         self.set_up_menu();
         self.repeat_question();
         self.start_guard();
+        self.prove_again();
         self.send_notice();
     }
 
@@ -295,7 +296,10 @@ impl Card {
             && !session.poll.is_in_session()
             && session.applet.unsent.is_empty()
             && session.applet.held.is_empty();
-        if may_reset && (session.applet.reset_wanted || self.waits_for_reset()) {
+        // A notice that stands for a proof which the power took is waited for as the proof itself.
+        let may_reset = may_reset && self.unproven().is_none_or(|change| !self.is_announced(change));
+        if may_reset && (self.session().applet.reset_wanted || self.waits_for_reset()) {
+            self.release_staged();
             self.session().applet.refresh_asked = true;
             let refresh = Proactive::Refresh { mode: RefreshMode::UiccReset, files: Vec::new() };
             self.applet_enqueue(Owner::Personalization, token::REFRESH, refresh);

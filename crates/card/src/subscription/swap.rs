@@ -1,4 +1,4 @@
-//! One identity for another, whole or not at all: staged with its proof, carried out by the reset.
+//! One identity for another, whole or not at all: staged, proven, carried out by the reset.
 
 use super::memory::index;
 use crate::card::Card;
@@ -11,27 +11,48 @@ use zeroize::Zeroizing;
 const ABSENT: u32 = u32::MAX;
 
 impl Card {
-    /// Keeps the message for the next reset. Until then everything is as it was.
+    /// Keeps the message for the reset after its proof. Until then everything is as it was.
     pub(super) fn stage(&mut self, message: &Message, agreed: bool) -> Answer {
         let change = message.change;
         let Ok(body) = message.body() else {
             let refused = State::Refused(Refusal::Malformed);
             return self.remember(Answer { change, state: refused, agreed });
         };
-        let mut entry = Zeroizing::new(Vec::with_capacity(8 + body.len()));
+        let mut entry = Zeroizing::new(Vec::with_capacity(9 + body.len()));
         entry.extend_from_slice(&change.to_bytes());
+        entry.push(0);
         entry.extend_from_slice(&body);
         self.put_own(index::STAGED, &entry);
         self.remember(Answer { change, state: State::Staged, agreed })
     }
 
-    /// Whether the next reset changes the identity.
+    /// Whether a reset is to change the identity.
     pub(super) fn waits_for_reset(&self) -> bool {
         self.own(index::STAGED).is_some() || self.trial().is_some_and(|trial| trial.reverting)
     }
 
+    /// The change that is staged and whose proof has not left.
+    pub(super) fn unproven(&self) -> Option<ChangeId> {
+        let (change, rest) = self.own(index::STAGED)?.split_first_chunk()?;
+        (rest.first() == Some(&0)).then_some(ChangeId::from_bytes(*change))
+    }
+
+    /// The proof has left: from now on every reset carries the change out.
+    pub(super) fn release_staged(&mut self) {
+        let Some(entry) = self.own(index::STAGED) else { return };
+        let mut entry = Zeroizing::new(entry.to_vec());
+        if let Some(proven) = entry.get_mut(8) {
+            *proven = 1;
+        }
+        self.put_own(index::STAGED, &entry);
+    }
+
     /// The reset: what is staged becomes what is, or identity 1 comes back. One record of the journal.
     pub(crate) fn swap_identity(&mut self) {
+        if self.unproven().is_some() {
+            // The power went before the proof had left: identity 1 still has to carry it.
+            return;
+        }
         if let Some((change, message)) = self.staged() {
             self.remove_own(index::STAGED);
             let Some(message) = message else {
@@ -46,8 +67,9 @@ impl Card {
     }
 
     fn staged(&self) -> Option<(ChangeId, Option<Message>)> {
-        let (change, body) = self.own(index::STAGED)?.split_first_chunk()?;
+        let (change, rest) = self.own(index::STAGED)?.split_first_chunk()?;
         let change = ChangeId::from_bytes(*change);
+        let body = rest.get(1..).unwrap_or_default();
         Some((change, Message::of_body(change, body).ok()))
     }
 
