@@ -1,6 +1,6 @@
 //! What an event makes of a change.
 
-use simtide_protocol::ids::{CardId, ChangeId, EpochMs, Imsi};
+use simtide_protocol::ids::{EpochMs, Imsi};
 
 use super::change::{
     Change, FENCE_VALIDITY_S, PAUSE_S_MAX, QUEUE_WITHIN_S, Reservation, SEND_VALIDITY_S, SENDS_MAX,
@@ -8,26 +8,25 @@ use super::change::{
 };
 use super::settings::ConsentRule;
 use super::types::{
-    Alarm, CardRefusal, CardSays, Command, Event, Identity, Notice, PacketKind, Party, Reason, RegisterFault,
-    SeenBy, State, UserText, Verb,
+    Alarm, CardRefusal, Command, Event, Notice, PacketKind, Party, Reason, State, UserText, Verb,
 };
 
 /// Milliseconds after the end of a packet's validity in which a proof may still be under way.
-const GRACE_MS: i64 = 10 * 60_000;
+pub(super) const GRACE_MS: i64 = 10 * 60_000;
 /// Milliseconds until a packet that found no place is reserved again.
-const QUEUE_AGAIN_MS: i64 = 60_000;
+pub(super) const QUEUE_AGAIN_MS: i64 = 60_000;
 /// Milliseconds until a card that was busy is sent the message again.
-const BUSY_MS: i64 = 10 * 60_000;
+pub(super) const BUSY_MS: i64 = 10 * 60_000;
 /// Milliseconds that a user who is being asked has, before the card is asked again.
-const ASKING_MS: i64 = 15 * 60_000;
+pub(super) const ASKING_MS: i64 = 15 * 60_000;
 /// Milliseconds after the proof in which a device attaches, before the card is asked.
-const ATTACH_WITHIN_MS: i64 = 3_600_000;
+pub(super) const ATTACH_WITHIN_MS: i64 = 3_600_000;
 /// Fences after which a card counts as not heard of, and tries of other effects after which people are told.
-const ALARM_TRIES: u16 = 10;
+pub(super) const ALARM_TRIES: u16 = 10;
 /// How often a register must say that an identity is not there: replicas lag.
-const ABSENCES: u8 = 2;
+pub(super) const ABSENCES: u8 = 2;
 
-type Out = Vec<Command>;
+pub(super) type Out = Vec<Command>;
 
 impl Change {
     /// Takes an event in. Every event is possible in every state, once or repeatedly, in any order.
@@ -63,12 +62,12 @@ impl Change {
         out
     }
 
-    fn enter(&mut self, now: EpochMs, state: State, out: &mut Out) {
+    pub(super) fn enter(&mut self, now: EpochMs, state: State, out: &mut Out) {
         self.note(now, state);
         self.effect(now, out);
     }
 
-    fn note(&mut self, now: EpochMs, state: State) {
+    pub(super) fn note(&mut self, now: EpochMs, state: State) {
         self.state = state;
         if self.steps.len() >= STEPS_MAX {
             self.steps.remove(1);
@@ -78,7 +77,7 @@ impl Change {
     }
 
     /// Ends without success; what register 2 may hold goes back.
-    fn close(&mut self, now: EpochMs, state: State, reason: Reason, out: &mut Out) {
+    pub(super) fn close(&mut self, now: EpochMs, state: State, reason: Reason, out: &mut Out) {
         self.reason = Some(reason);
         self.notice_due = None;
         if self.evidence.way.is_on_device() {
@@ -168,7 +167,7 @@ impl Change {
     }
 
     /// A harmless packet with a higher counter; none while it is not known what came of the last one.
-    fn fence(&mut self, now: EpochMs, out: &mut Out) {
+    pub(super) fn fence(&mut self, now: EpochMs, out: &mut Out) {
         if self.packets.asked.is_some() {
             self.fence_due = Some(now.plus_ms(QUEUE_AGAIN_MS));
             return;
@@ -235,7 +234,7 @@ impl Change {
         }
     }
 
-    fn resolve(&mut self, now: EpochMs, out: &mut Out) {
+    pub(super) fn resolve(&mut self, now: EpochMs, out: &mut Out) {
         self.tries = 0;
         match self.state {
             State::Sent if self.packets.asked.is_none() => self.unknown(now, out),
@@ -293,164 +292,8 @@ impl Change {
         }
     }
 
-    fn reserved(
-        &mut self,
-        now: EpochMs,
-        named: (ChangeId, Option<CardId>),
-        identity: Identity,
-        owned: bool,
-        taken_by: Option<CardId>,
-        out: &mut Out,
-    ) {
-        let awaited = self.state == State::Authorised
-            || (self.state.is_closing() && self.identity.is_none() && self.reservation != Reservation::None);
-        if !awaited {
-            return;
-        }
-        // Another request's answer is none.
-        if named.0 != self.id || named.1.is_some_and(|card| card != self.card) {
-            self.did_not(now, Verb::Reserve, RegisterFault::Invalid, out);
-            return;
-        }
-        if let Some(by) = taken_by {
-            // Giving it back would take it from the other card.
-            self.reservation = Reservation::None;
-            out.push(Command::Alarm(Alarm::IdentityTaken { imsi: identity.imsi, by }));
-            match self.state {
-                State::Authorised => self.close(now, State::Failed, Reason::IdentityTaken, out),
-                _ => self.due = None,
-            }
-            return;
-        }
-        self.identity = Some(identity);
-        self.reservation = Reservation::Held;
-        match self.state {
-            State::Authorised if owned => self.enter(now, State::Reserved, out),
-            State::Authorised => self.close(now, State::Failed, Reason::ForeignIdentity, out),
-            _ => self.effect(now, out),
-        }
-    }
-
-    fn did(&mut self, now: EpochMs, verb: Verb, imsi: Imsi, out: &mut Out) {
-        let is_second = self.imsi_2() == Some(imsi);
-        match (self.state, verb) {
-            (State::Reserved, Verb::Arm) if is_second => {
-                self.armed_at = Some(now);
-                self.enter(now, State::Armed, out);
-            }
-            (State::Attached, Verb::Withdraw) if self.is_settled() && imsi == self.imsi => {
-                self.enter(now, State::Withdrawn, out);
-            }
-            (State::Withdrawn, Verb::Retire) if imsi == self.imsi => self.enter(now, State::Retired, out),
-            (state, Verb::Release) if state.is_closing() && is_second => self.released(out),
-            _ => {}
-        }
-    }
-
-    fn released(&mut self, out: &mut Out) {
-        self.reservation = Reservation::None;
-        self.due = None;
-        if let Some(Identity { imsi, msisdn }) = self.identity {
-            out.push(Command::ForgetAliases {
-                imsi,
-                msisdn: msisdn.filter(|number| Some(*number) != self.msisdn),
-            });
-        }
-    }
-
-    fn did_not(&mut self, now: EpochMs, verb: Verb, fault: RegisterFault, out: &mut Out) {
-        use RegisterFault as F;
-        let refuses = matches!(fault, F::Refused | F::Conflict);
-        match (self.state, verb, fault) {
-            (State::Authorised, Verb::Reserve, F::Refused | F::Conflict | F::NotFound) => {
-                // A refusal may be the answer to a second copy of a request that was carried out.
-                self.reservation = Reservation::Perhaps;
-                self.close(now, State::Failed, Reason::RegisterRefused, out);
-            }
-            (State::Authorised, Verb::Reserve, F::Unreachable | F::Exhausted) => {
-                // Of an earlier try nobody knows.
-                if self.reservation == Reservation::Asked {
-                    self.reservation = Reservation::None;
-                }
-            }
-            (State::Authorised, Verb::Reserve, _) => self.reservation = Reservation::Perhaps,
-            (State::Reserved, Verb::Arm, F::Refused | F::Conflict | F::NotFound) => {
-                self.close(now, State::Failed, Reason::RegisterRefused, out);
-            }
-            (State::Attached, Verb::Withdraw, F::NotFound) if self.is_settled() => {
-                if self.is_absent() {
-                    self.enter(now, State::Withdrawn, out);
-                }
-            }
-            (State::Withdrawn, Verb::Retire, F::NotFound) => {
-                if self.is_absent() {
-                    self.enter(now, State::Retired, out);
-                }
-            }
-            (State::Attached | State::Withdrawn, Verb::Withdraw | Verb::Retire, _) => {
-                if refuses || self.tries == ALARM_TRIES {
-                    out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
-                }
-            }
-            (state, Verb::Release, F::NotFound | F::Conflict) if state.is_closing() => {
-                if fault == F::Conflict {
-                    out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
-                }
-                if self.is_absent() {
-                    self.released(out);
-                }
-            }
-            // It holds nothing for this change.
-            (state, Verb::Reserve, F::Refused | F::Conflict | F::NotFound | F::Exhausted)
-                if state.is_closing() && self.identity.is_none() =>
-            {
-                if self.is_absent() {
-                    (self.reservation, self.due) = (Reservation::None, None);
-                }
-            }
-            // What it holds nobody can read; it has no access. Its pool has one less, and people know.
-            (state, Verb::Reserve, F::Invalid) if state.is_closing() && self.identity.is_none() => {
-                self.absences = self.absences.saturating_add(1);
-                if u16::from(self.absences) >= TRIES_MAX {
-                    (self.reservation, self.due) = (Reservation::None, None);
-                    out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// A register says that the identity is not there, or not this change's: it counts when it says so twice.
-    fn is_absent(&mut self) -> bool {
-        self.absences = self.absences.saturating_add(1);
-        self.absences >= ABSENCES
-    }
-
-    fn seen(&mut self, now: EpochMs, imsi: Imsi, known: bool, attached: bool, by: SeenBy, out: &mut Out) {
-        let may_be_on_card = matches!(self.state, State::Sent | State::Unknown | State::Applied)
-            || (self.state == State::Attached && !self.is_settled());
-        if self.imsi_2() != Some(imsi) || !may_be_on_card {
-            return;
-        }
-        let counts = by == SeenBy::Register || self.terms.eap_aka_counts_as_seen;
-        if attached && counts && self.state != State::Attached {
-            // Only the card has K2: the message was executed.
-            self.packets.live = None;
-            self.note(now, State::Attached);
-            if self.is_settled() {
-                self.settle(now, out);
-            } else {
-                let guard_ms = i64::from(self.terms.guard_s.unwrap_or_default()) * 1_000;
-                self.fence_due = Some(now.plus_ms(guard_ms + GRACE_MS));
-            }
-        } else if !known && by == SeenBy::Register {
-            out.push(Command::Alarm(Alarm::IdentityLost));
-            out.push(Command::Arm(imsi));
-        }
-    }
-
     /// Nothing leads back: identity 2 is the card's subscription, and register 1 may go.
-    fn settle(&mut self, now: EpochMs, out: &mut Out) {
+    pub(super) fn settle(&mut self, now: EpochMs, out: &mut Out) {
         out.extend(self.identity.map(Command::Adopt));
         (self.tries, self.fence_due) = (0, None);
         self.tell_operator_1(now, out);
@@ -473,183 +316,17 @@ impl Change {
         out.push(Command::ForgetAliases { imsi: self.imsi, msisdn });
     }
 
-    fn queued(&mut self, now: EpochMs, kind: PacketKind, counter: u64) {
-        if self.packets.asked == Some(kind) {
-            self.packets.asked = None;
-        }
-        let is_new = self.packets.last.is_none_or(|last| counter > last);
-        if kind == PacketKind::Personalization && is_new {
-            self.packets.last = Some(counter);
-            // A proof that came before this event has settled it.
-            if self.state == State::Sent {
-                self.packets.live = Some(counter);
-                self.due = Some(now.plus_ms(i64::from(SEND_VALIDITY_S) * 1_000 + GRACE_MS));
-            }
-        }
-    }
-
-    fn not_queued(&mut self, now: EpochMs, kind: PacketKind, out: &mut Out) {
-        if self.packets.asked != Some(kind) {
-            return;
-        }
-        self.packets.asked = None;
-        match kind {
-            PacketKind::Personalization if self.state == State::Sent => {
-                // Nothing has left: as if it had not been tried.
-                self.packets.sent = self.packets.sent.saturating_sub(1);
-                self.steps.pop();
-                self.state = State::Armed;
-                self.packets.waits = self.packets.waits.saturating_add(1);
-                // 64 s first.
-                self.due = Some(now.plus_ms(pause_ms(self.packets.waits.saturating_add(5))));
-                if self.give_up {
-                    self.close(now, State::Cancelled, Reason::Cancelled, out);
-                }
-            }
-            PacketKind::Personalization => {}
-            PacketKind::Fence => {
-                self.packets.fences = self.packets.fences.saturating_sub(1);
-                self.fence_due = Some(now.plus_ms(QUEUE_AGAIN_MS));
-            }
-        }
-    }
-
-    fn lost(&mut self, now: EpochMs, kind: PacketKind, counter: u64, out: &mut Out) {
-        match kind {
-            PacketKind::Personalization => {
-                if self.state == State::Sent && self.packets.live == Some(counter) {
-                    self.unknown(now, out);
-                }
-            }
-            PacketKind::Fence => {
-                let again = now.plus_ms(pause_ms(self.packets.fences));
-                self.fence_due = self.fence_due.map(|due| due.min(again));
-            }
-        }
-    }
-
-    fn unknown(&mut self, now: EpochMs, out: &mut Out) {
-        self.enter(now, State::Unknown, out);
-        self.fence(now, out);
-    }
-
-    /// The card's answer to the personalization message itself.
-    fn answered(&mut self, now: EpochMs, counter: u64, says: CardSays, out: &mut Out) {
-        self.queued(now, PacketKind::Personalization, counter);
-        let is_last = self.packets.last == Some(counter);
-        if !is_last && matches!(says, CardSays::Silent | CardSays::Asking | CardSays::Untouched(_)) {
-            // An older message, dead by its counter.
-            return;
-        }
-        if is_last && !matches!(says, CardSays::Silent | CardSays::Asking | CardSays::Untouched(None)) {
-            // Executed once: a second copy is refused by its counter.
-            self.packets.live = None;
-        }
-        self.says(now, says, is_last && self.packets.live.is_none(), out);
-    }
-
-    /// The card's answer to a fence. It is one only if its counter is above those of all personalization packets.
-    fn fenced(&mut self, now: EpochMs, counter: u64, says: CardSays, out: &mut Out) {
-        if self.packets.asked == Some(PacketKind::Fence) {
-            self.packets.asked = None;
-        }
-        let holds = self.packets.last.is_some_and(|last| counter > last)
-            && self.packets.asked != Some(PacketKind::Personalization);
-        if holds && says != CardSays::Asking {
-            self.packets.live = None;
-        }
-        self.says(now, says, holds, out);
-    }
-
-    /// What the card says; `is_final`: no message of this change can make it untrue.
-    fn says(&mut self, now: EpochMs, says: CardSays, is_final: bool, out: &mut Out) {
-        let may_be_on_card = matches!(self.state, State::Sent | State::Unknown);
-        match says {
-            CardSays::Staged | CardSays::Active if may_be_on_card => self.applied(now, out),
-            CardSays::Committed if self.terms.guard_s.is_some() => self.commits(now, out),
-            CardSays::Reverted if self.terms.guard_s.is_some() => self.reverts(now, is_final, out),
-            CardSays::Untouched(refusal) if may_be_on_card && is_final => self.untouched(now, refusal, out),
-            CardSays::Untouched(_) | CardSays::Silent if self.state == State::Sent => self.unknown(now, out),
-            CardSays::Asking if self.state == State::Sent => self.due = Some(now.plus_ms(ASKING_MS)),
-            CardSays::Asking if self.state == State::Unknown => {
-                self.fence_due = Some(now.plus_ms(ASKING_MS));
-            }
-            _ => {}
-        }
-    }
-
-    fn applied(&mut self, now: EpochMs, out: &mut Out) {
-        self.enter(now, State::Applied, out);
-        let guard_ms = i64::from(self.terms.guard_s.unwrap_or_default()) * 1_000;
-        self.fence_due = Some(now.plus_ms(ATTACH_WITHIN_MS.max(guard_ms + GRACE_MS)));
-    }
-
-    fn commits(&mut self, now: EpochMs, out: &mut Out) {
-        match self.state {
-            State::Sent | State::Unknown => {
-                self.committed = true;
-                self.packets.live = None;
-                self.applied(now, out);
-            }
-            State::Applied => self.committed = true,
-            State::Attached if !self.is_settled() => {
-                self.committed = true;
-                self.settle(now, out);
-            }
-            _ => {}
-        }
-    }
-
-    fn reverts(&mut self, now: EpochMs, is_final: bool, out: &mut Out) {
-        let may_revert = !self.committed
-            && matches!(self.state, State::Sent | State::Unknown | State::Applied | State::Attached);
-        match self.packets.live {
-            _ if !may_revert => {}
-            Some(_) if !is_final => {
-                if self.state != State::Unknown {
-                    self.unknown(now, out);
-                }
-            }
-            _ => self.close(now, State::Reverted, Reason::Reverted, out),
-        }
-    }
-
-    fn untouched(&mut self, now: EpochMs, refusal: Option<CardRefusal>, out: &mut Out) {
-        match refusal {
-            Some(refusal) if !refusal.is_passing() => {
-                if matches!(refusal, CardRefusal::WrongCode | CardRefusal::Locked) {
-                    out.push(Command::Alarm(Alarm::WrongAdminCode));
-                }
-                self.close(now, State::Refused, Reason::Card(refusal), out);
-            }
-            Some(_) => self.not_taken(now, BUSY_MS, out),
-            None => self.not_taken(now, 0, out),
-        }
-    }
-
-    /// The card has identity 1 and no message of this change can be executed any more: once more, or the end.
-    fn not_taken(&mut self, now: EpochMs, after_ms: i64, out: &mut Out) {
-        if self.give_up {
-            self.close(now, State::Cancelled, Reason::Cancelled, out);
-        } else if after_ms == 0 {
-            self.enter(now, State::Armed, out);
-        } else {
-            self.note(now, State::Armed);
-            self.due = Some(now.plus_ms(after_ms));
-        }
-    }
-
-    fn imsi_2(&self) -> Option<Imsi> {
+    pub(super) fn imsi_2(&self) -> Option<Imsi> {
         self.identity.map(|identity| identity.imsi)
     }
 
     /// The card cannot go back to identity 1 by itself.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.terms.guard_s.is_none() || self.committed
     }
 }
 
 /// 2, 4, 8, ... seconds, at most [`PAUSE_S_MAX`].
-fn pause_ms(tries: u16) -> i64 {
+pub(super) fn pause_ms(tries: u16) -> i64 {
     (1_000_i64 << tries.min(16)).min(i64::from(PAUSE_S_MAX) * 1_000)
 }

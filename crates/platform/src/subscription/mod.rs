@@ -6,19 +6,26 @@
 //! | `request.rs` | requests with the user's agreement, and whether a change may begin |
 //! | `types.rs` | states, events, commands |
 //! | `change.rs` | one change: its record |
-//! | `machine.rs` | what an event makes of it |
+//! | `machine.rs` | what an event makes of it: time, effects, people |
+//! | `register_answers.rs` | the same for what registers answer |
+//! | `card_answers.rs` | the same for packets and what the card says: the fence |
+//! | `bulk.rs` | a campaign of changes: rate, canary, thresholds |
 //!
 //! The shell's rule: load the change, [`Change::handle`] the event, **one durable commit** of the new record with the
 //! commands that are operations of it ([`Command::is_in_commit`]), then the other commands; what comes of each is an
 //! event again. A command may be carried out twice, or not at all when the process ends: every one is idempotent, and
 //! [`Event::Restarted`] and [`Event::Tick`] ask again for what is still missing.
 
+mod bulk;
+mod card_answers;
 mod change;
 mod machine;
+mod register_answers;
 mod request;
 mod settings;
 mod types;
 
+pub use bulk::*;
 pub use change::*;
 pub use request::*;
 pub use settings::*;
