@@ -4,12 +4,15 @@
 //! delivers the cards, they poll through one period, then an urgent campaign runs against that tide to its end. What
 //! happened is read from the cards themselves, by APDU.
 
+mod change;
 mod content;
 mod figure;
+mod layers;
 mod platform;
 mod process;
 mod report;
 mod stage;
+mod uncovered;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,7 +23,7 @@ use crate::Outcome;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Cards in the vendor's file
-    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(20..=50_000))]
+    #[arg(long, value_name = "N", default_value_t = 2_000, default_value_ifs([("change", "true", Some("3")), ("no_coverage", "true", Some("150"))]), value_parser = clap::value_parser!(u32).range(1..=50_000))]
     cards: u32,
     /// Batches that the figure shows
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(2..=100))]
@@ -46,6 +49,18 @@ pub struct Args {
     /// Milliseconds that the radio adds to each round trip of a session
     #[arg(long, value_name = "MS", default_value_t = 40, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     latency_ms: u32,
+    /// Cards move back and forth between two operators with a register each, 3 cards unless --cards says more
+    #[arg(long, conflicts_with = "no_coverage")]
+    change: bool,
+    /// How often every card moves, with --change
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=20))]
+    moves: u8,
+    /// A part of the fleet has no cellular coverage: a campaign reaches it over IP, each card once
+    #[arg(long)]
+    no_coverage: bool,
+    /// Percentage of the cards whose devices have only Wi-Fi, with --no-coverage
+    #[arg(long, value_name = "PERCENT", default_value_t = 30, value_parser = clap::value_parser!(u8).range(1..=99))]
+    without_coverage: u8,
     /// Change one byte on one card before the cards are read: the report must show it
     #[arg(long, hide = true)]
     spoil: bool,
@@ -54,10 +69,44 @@ pub struct Args {
     no_smsc: bool,
 }
 
+/// Fewest cards that make a tide with batches.
+const TIDE_CARDS_MIN: u32 = 20;
+
 /// Runs the demo; exit status 1 where a card in the field has not had the campaign exactly once.
 pub fn run(args: Args) -> Outcome {
+    if args.no_coverage {
+        return run_without_coverage(&args);
+    }
+    if args.change {
+        return run_change(&args);
+    }
+    if args.cards < TIDE_CARDS_MIN {
+        return Err(format!("--cards: at least {TIDE_CARDS_MIN} make a tide").into());
+    }
     let report = stage::play(&args)?;
     std::fs::write(args.folder.join("figure-1.svg"), report.figure.svg())?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report.figures)?);
+    } else {
+        print!("{}", report.text(&args.folder));
+    }
+    Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A part of the fleet has only Wi-Fi; exit status 1 where a card has not had everything exactly once.
+fn run_without_coverage(args: &Args) -> Outcome {
+    let report = uncovered::play(args)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report.figures)?);
+    } else {
+        print!("{}{}", report.text(), uncovered::folder_line(&args.folder));
+    }
+    Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Cards change their operators; exit status 1 where a change is not done or a card has not exactly one identity.
+fn run_change(args: &Args) -> Outcome {
+    let report = change::play(args)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report.figures)?);
     } else {
