@@ -3,7 +3,77 @@
 use simtide_platform::subscription::{ConsentRule, State};
 
 use crate::card::Mood;
-use crate::world::{Air, DAY_MS, HOUR_MS, MINUTE_MS, Scenario};
+use crate::world::{DAY_MS, HOUR_MS, MINUTE_MS};
+
+/// What the air does to a message or a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Air {
+    Arrives,
+    Lost,
+    /// So many milliseconds later than usual.
+    Late(i64),
+    /// Twice, the copy so many milliseconds later.
+    Twice(i64),
+}
+
+/// One way that a change can go.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub consent: ConsentRule,
+    /// What operator 1 says when it is asked; `None`: nothing, ever.
+    pub granted: Option<bool>,
+    pub guarded: bool,
+    pub mood: Mood,
+    /// What happens to personalization messages, in their order; the last holds for all further ones.
+    pub messages: Vec<Air>,
+    pub fences: Vec<Air>,
+    /// What happens to the card's answers and reports.
+    pub proofs: Vec<Air>,
+    /// The device is off from here to there.
+    pub off: Option<(i64, i64)>,
+    /// Milliseconds between the proof and the reset.
+    pub reset_ms: i64,
+    /// Network 2 does not let the phone in, so long.
+    pub shut_until_ms: i64,
+    /// The device is let in, and the card does not learn of it before its guard ends.
+    pub forgets_commit: bool,
+    /// Register 2 never reports attaches.
+    pub blind: bool,
+    /// Another packet of the card is open so long.
+    pub busy_until_ms: i64,
+    pub cancel_at: Option<i64>,
+    pub resolve_at: Option<i64>,
+    /// Notices that operator 1 does not acknowledge.
+    pub notices_lost: u32,
+    /// How it ends when nothing else goes wrong; `None`: only the invariants are judged.
+    pub end: Option<State>,
+}
+
+impl Scenario {
+    pub fn new(name: &'static str, end: State) -> Scenario {
+        Scenario {
+            name,
+            consent: ConsentRule::InformAfter,
+            granted: Some(true),
+            guarded: false,
+            mood: Mood::Good,
+            messages: vec![Air::Arrives],
+            fences: vec![Air::Arrives],
+            proofs: vec![Air::Arrives],
+            off: None,
+            reset_ms: 2_000,
+            shut_until_ms: 0,
+            forgets_commit: false,
+            blind: false,
+            busy_until_ms: 0,
+            cancel_at: None,
+            resolve_at: None,
+            notices_lost: 0,
+            end: Some(end),
+        }
+    }
+}
 
 /// All of them.
 pub fn scenarios() -> Vec<Scenario> {
@@ -142,6 +212,10 @@ fn guarded() -> Vec<Scenario> {
         }),
         guarded("guarded, goes back, and all proofs are lost but the last", Reverted, |way| {
             (way.shut_until_ms, way.proofs) = (DAY_MS, vec![Lost, Lost, Lost, Lost, Arrives]);
+        }),
+        guarded("guarded, seen by register 2, and it goes back", Reverted, |way| way.forgets_commit = true),
+        guarded("guarded, seen, goes back, and the report is lost", Reverted, |way| {
+            (way.forgets_commit, way.proofs) = (true, vec![Arrives, Lost, Arrives]);
         }),
         guarded("guarded, goes back, and a copy arrives later", Reverted, |way| {
             (way.shut_until_ms, way.messages) = (DAY_MS, vec![Air::Twice(3 * DAY_MS)]);

@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use simtide_platform::subscription::{
-    CardSays, Change, Command, ConsentRule, Event, Evidence, Identity, Notice, PacketKind, RegisterFault,
-    Request, SeenBy, Side, State, Terms, Verb, Way,
+    CardSays, Change, Command, Event, Evidence, Notice, PacketKind, Request, Side, State, Terms, Verb, Way,
 };
 use simtide_protocol::ids::{CardId, ChangeId, EpochMs, Iccid, Imsi};
 
 use crate::card::{Card, Mood};
-use crate::register::{Behaviour, Fault, Register};
+use crate::register::{Fault, Register};
+use crate::scenarios::{Air, Scenario};
 
 pub const MINUTE_MS: i64 = 60_000;
 pub const HOUR_MS: i64 = 60 * MINUTE_MS;
@@ -27,7 +27,7 @@ pub fn imsi_2() -> Imsi {
     "001020000000001".parse().unwrap()
 }
 
-fn foreign_imsi() -> Imsi {
+pub fn foreign_imsi() -> Imsi {
     "001030000000001".parse().unwrap()
 }
 
@@ -36,73 +36,6 @@ pub fn card_id() -> CardId {
 }
 
 pub const CHANGE: ChangeId = ChangeId(0x0102_0304_0506_0708);
-
-/// What the air does to a message or a proof.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Air {
-    Arrives,
-    Lost,
-    /// So many milliseconds later than usual.
-    Late(i64),
-    /// Twice, the copy so many milliseconds later.
-    Twice(i64),
-}
-
-/// One way that a change can go.
-#[derive(Debug, Clone)]
-pub struct Scenario {
-    pub name: &'static str,
-    pub consent: ConsentRule,
-    /// What operator 1 says when it is asked; `None`: nothing, ever.
-    pub granted: Option<bool>,
-    pub guarded: bool,
-    pub mood: Mood,
-    /// What happens to personalization messages, in their order; the last holds for all further ones.
-    pub messages: Vec<Air>,
-    pub fences: Vec<Air>,
-    /// What happens to the card's answers and reports.
-    pub proofs: Vec<Air>,
-    /// The device is off from here to there.
-    pub off: Option<(i64, i64)>,
-    /// Milliseconds between the proof and the reset.
-    pub reset_ms: i64,
-    /// Network 2 does not let the phone in, so long.
-    pub shut_until_ms: i64,
-    /// Register 2 never reports attaches.
-    pub blind: bool,
-    /// Another packet of the card is open so long.
-    pub busy_until_ms: i64,
-    pub cancel_at: Option<i64>,
-    pub resolve_at: Option<i64>,
-    /// Notices that operator 1 does not acknowledge.
-    pub notices_lost: u32,
-    /// How it ends when nothing else goes wrong.
-    pub end: State,
-}
-
-impl Scenario {
-    pub fn new(name: &'static str, end: State) -> Scenario {
-        Scenario {
-            name,
-            consent: ConsentRule::InformAfter,
-            granted: Some(true),
-            guarded: false,
-            mood: Mood::Good,
-            messages: vec![Air::Arrives],
-            fences: vec![Air::Arrives],
-            proofs: vec![Air::Arrives],
-            off: None,
-            reset_ms: 2_000,
-            shut_until_ms: 0,
-            blind: false,
-            busy_until_ms: 0,
-            cancel_at: None,
-            resolve_at: None,
-            notices_lost: 0,
-            end,
-        }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RowState {
@@ -115,8 +48,8 @@ enum RowState {
 
 /// A packet's row.
 #[derive(Debug, Clone)]
-struct Row {
-    kind: PacketKind,
+pub struct Row {
+    pub kind: PacketKind,
     state: RowState,
     deadline: i64,
 }
@@ -129,7 +62,7 @@ impl Row {
 
 /// What happens outside, at its time.
 #[derive(Debug, Clone)]
-enum Happening {
+pub enum Happening {
     Packet {
         counter: u64,
         kind: PacketKind,
@@ -174,17 +107,17 @@ pub enum Trace {
 
 pub struct World {
     pub scenario: Scenario,
-    fault: Option<Fault>,
-    fault_used: bool,
+    pub(super) fault: Option<Fault>,
+    pub(super) fault_used: bool,
     now: i64,
     // What lasts.
     body: Vec<u8>,
-    sealed: Option<Imsi>,
-    rows: BTreeMap<u64, Row>,
+    pub(super) sealed: Option<Imsi>,
+    pub(super) rows: BTreeMap<u64, Row>,
     counter: u64,
     pub operator: u8,
     // What a crash loses.
-    results: VecDeque<Event>,
+    pub(super) results: VecDeque<Event>,
     effects: VecDeque<Effect>,
     // Outside.
     agenda: BTreeMap<(i64, u32), Happening>,
@@ -192,7 +125,7 @@ pub struct World {
     pub card: Card,
     pub first: Register,
     pub second: Register,
-    transmitted: Vec<(u64, PacketKind)>,
+    pub(super) transmitted: Vec<(u64, PacketKind)>,
     proofs_sent: usize,
     consent_asked: bool,
     notices_lost: u32,
@@ -309,7 +242,7 @@ impl World {
         Ok(())
     }
 
-    fn later(&mut self, after_ms: i64, what: Happening) {
+    pub(super) fn later(&mut self, after_ms: i64, what: Happening) {
         self.sequence += 1;
         self.agenda.insert((self.now + after_ms, self.sequence), what);
     }
@@ -506,126 +439,6 @@ impl World {
         }
     }
 
-    fn behaviour(&mut self, verb: Option<Verb>) -> Option<Behaviour> {
-        let fault = self.fault.filter(|fault| fault.verb == verb && (fault.always || !self.fault_used))?;
-        self.fault_used = true;
-        Some(fault.behaviour)
-    }
-
-    fn watch(&mut self, imsi: Imsi) {
-        let entry = self.second.entries.get(&imsi);
-        let (known, attached) = (entry.is_some(), entry.is_some_and(|entry| entry.attached));
-        let attached = attached && !self.scenario.blind;
-        let seen = |imsi, known, attached| Event::Seen { imsi, known, attached, by: SeenBy::Register };
-        match self.behaviour(None) {
-            None | Some(Behaviour::Twice) => self.results.push_back(seen(imsi, known, attached)),
-            Some(Behaviour::Absent) => self.results.push_back(seen(imsi, false, false)),
-            Some(Behaviour::AnotherAnswer) => self.results.push_back(seen(imsi_1(), true, true)),
-            // The shell has nothing to say: the pause ends by itself.
-            Some(_) => {}
-        }
-    }
-
-    /// A verb at its register, with the fault that is to be played.
-    fn ask(&mut self, verb: Verb, imsi: Imsi) {
-        use Behaviour as B;
-        use RegisterFault as F;
-        if verb == Verb::Release {
-            self.check_release();
-        }
-        let behaviour = self.behaviour(Some(verb));
-        let fail = |fault| Event::DidNot { verb, fault };
-        let event = match behaviour {
-            None => self.carry_out(verb, imsi),
-            Some(B::Unreachable) => fail(F::Unreachable),
-            Some(B::TimeoutBefore) => fail(F::Unknown),
-            Some(B::Exists) => fail(F::Conflict),
-            Some(B::Absent) => fail(F::NotFound),
-            Some(B::Refused) => fail(F::Refused),
-            Some(B::Exhausted) => fail(F::Exhausted),
-            Some(B::ErrorBody) => fail(F::Invalid),
-            Some(B::TimeoutLate) => {
-                self.later(HOUR_MS, Happening::Late(verb, imsi));
-                fail(F::Unknown)
-            }
-            Some(B::Twice) => {
-                self.carry_out(verb, imsi);
-                self.carry_out(verb, imsi)
-            }
-            Some(B::TwiceLate) => {
-                self.later(HOUR_MS, Happening::Late(verb, imsi));
-                self.later(3 * DAY_MS, Happening::Late(verb, imsi));
-                self.carry_out(verb, imsi)
-            }
-            Some(B::TimeoutAfter) => {
-                self.carry_out(verb, imsi);
-                fail(F::Unknown)
-            }
-            Some(B::ExistsDone) => {
-                self.carry_out(verb, imsi);
-                fail(F::Conflict)
-            }
-            Some(B::BadKey) => {
-                self.carry_out(verb, imsi);
-                fail(F::Invalid)
-            }
-            Some(other) => self.ask_wrongly(verb, imsi, other),
-        };
-        self.results.push_back(event);
-    }
-
-    fn ask_wrongly(&mut self, verb: Verb, imsi: Imsi, behaviour: Behaviour) -> Event {
-        let event = match behaviour {
-            Behaviour::Foreign => self.second.reserve(CHANGE, foreign_imsi()).map(|imsi| Event::Reserved {
-                change: CHANGE,
-                card: None,
-                identity: Identity { imsi, msisdn: None },
-                owned: imsi == imsi_2(),
-                taken_by: None,
-            }),
-            _ => Ok(self.carry_out(verb, imsi)),
-        };
-        match (behaviour, event) {
-            (Behaviour::AnotherAnswer, Ok(Event::Reserved { card, identity, owned, taken_by, .. })) => {
-                Event::Reserved { change: ChangeId(9), card, identity, owned, taken_by }
-            }
-            (Behaviour::AnotherAnswer, Ok(_)) => Event::Did { verb, imsi: foreign_imsi() },
-            (Behaviour::Taken, Ok(Event::Reserved { change, card, identity, owned, .. })) => {
-                let other = CardId::from("8988211000000000029".parse::<Iccid>().unwrap());
-                // It is the other card's: what this change believes to hold is not there.
-                self.second.entries.remove(&imsi_2());
-                Event::Reserved { change, card, identity, owned, taken_by: Some(other) }
-            }
-            (_, Ok(event)) => event,
-            (_, Err(fault)) => Event::DidNot { verb, fault },
-        }
-    }
-
-    fn carry_out(&mut self, verb: Verb, imsi: Imsi) -> Event {
-        if verb == Verb::Reserve {
-            return match self.second.reserve(CHANGE, imsi_2()) {
-                Ok(imsi) => {
-                    // The shell seals the keys in the commit that takes the identity in.
-                    self.sealed = Some(imsi);
-                    let identity = Identity { imsi, msisdn: Some("43670000001".parse().unwrap()) };
-                    let owned = imsi == imsi_2();
-                    Event::Reserved { change: CHANGE, card: Some(card_id()), identity, owned, taken_by: None }
-                }
-                Err(fault) => Event::DidNot { verb, fault },
-            };
-        }
-        let register = match verb {
-            Verb::Withdraw | Verb::Retire => &mut self.first,
-            _ => &mut self.second,
-        };
-        let done = register.carry_out(verb, CHANGE, imsi);
-        self.check();
-        match done {
-            Ok(()) => Event::Did { verb, imsi },
-            Err(fault) => Event::DidNot { verb, fault },
-        }
-    }
-
     fn happens(&mut self, what: Happening) -> Result<(), Crash> {
         let off = self.scenario.off.map(|(from, to)| (1_000_000 + from, 1_000_000 + to));
         let is_device = !matches!(
@@ -698,7 +511,9 @@ impl World {
             self.first.attach(imsi_1());
         } else if !is_shut && self.second.accepts(imsi_2()) {
             self.second.attach(imsi_2());
-            if let Some(says) = self.card.authenticated() {
+            if !self.scenario.forgets_commit
+                && let Some(says) = self.card.authenticated()
+            {
                 self.proof_leaves(Happening::Report(says));
             }
         } else {
@@ -719,63 +534,6 @@ impl World {
                 self.later(3_000, proof.clone());
                 self.later(3_000 + by, proof);
             }
-        }
-    }
-
-    /// What holds at every moment.
-    pub fn check(&self) {
-        let register_accepts = match self.card.identity {
-            1 => self.first.accepts(imsi_1()),
-            _ => self.second.accepts(imsi_2()),
-        };
-        assert!(
-            register_accepts,
-            "B1 {}: no register accepts the card: {:?}",
-            self.scenario.name, self.trail
-        );
-        if !self.first.accepts(imsi_1()) {
-            let seen = self.second.has_seen.contains(&imsi_2());
-            let committed = !self.scenario.guarded || self.card.is_committed();
-            assert!(seen && committed, "B3 {}: {:?}", self.scenario.name, self.trail);
-        }
-        let counters: Vec<u64> = self.transmitted.iter().map(|(counter, _)| *counter).collect();
-        let rises = counters.windows(2).all(|pair| pair[0] <= pair[1]);
-        assert!(rises, "C2 {}: {counters:?} {:?}", self.scenario.name, self.trail);
-    }
-
-    /// B4: identity 2 goes back only when the card has identity 1 and no message can change that any more.
-    fn check_release(&self) {
-        let name = self.scenario.name;
-        assert_eq!(self.card.identity, 1, "B4 {name}: {:?}", self.trail);
-        assert!(!self.card.is_waiting(), "B4 {name}: the card is about to change: {:?}", self.trail);
-        for (counter, row) in &self.rows {
-            let is_dead = row.kind == PacketKind::Fence || *counter <= self.card.counter;
-            assert!(is_dead, "B4 {name}: packet {counter} can still be executed: {:?}", self.trail);
-        }
-    }
-
-    fn check_end(&self) {
-        let change = self.change();
-        let context = || format!("{}, {:?}: {:?}", self.scenario.name, self.fault, self.trail);
-        // Registers that fail for ever keep a change open for ever; the card has an identity that works.
-        if change.is_open() {
-            let excused = self.fault.is_some_and(|fault| fault.always) || self.scenario.blind;
-            assert!(excused, "not closed: {}", context());
-            return;
-        }
-        let lies = self.fault.is_some_and(|fault| fault.always && fault.behaviour.lies());
-        let (knows_1, knows_2) =
-            (self.first.entries.contains_key(&imsi_1()), !self.second.entries.is_empty());
-        if change.state == State::Done {
-            assert_eq!((self.card.identity, self.operator), (2, 2), "{}", context());
-            assert!(lies || (!knows_1 && knows_2), "B5 {}", context());
-        } else {
-            assert_eq!((self.card.identity, self.operator), (1, 1), "{}", context());
-            assert!(lies || (knows_1 && !knows_2), "B5 {}", context());
-            assert!(self.first.accepts(imsi_1()), "{}", context());
-        }
-        if self.fault.is_none() {
-            assert_eq!(change.state, self.scenario.end, "{}", context());
         }
     }
 }

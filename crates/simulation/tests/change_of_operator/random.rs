@@ -1,0 +1,78 @@
+//! Ways that nobody has thought of: messages, fences and proofs lost, twice, late, in any order, with crashes, a device that
+//! is off, users and registers that do what they like.
+
+use proptest::prelude::*;
+use simtide_platform::subscription::{ConsentRule, State};
+
+use crate::card::Mood;
+use crate::play;
+use crate::register::Fault;
+use crate::scenarios::{Air, Scenario};
+use crate::world::{DAY_MS, HOUR_MS};
+
+fn air() -> impl Strategy<Value = Vec<Air>> {
+    let one = prop_oneof![
+        3 => Just(Air::Arrives),
+        2 => Just(Air::Lost),
+        2 => (0..5 * DAY_MS).prop_map(Air::Late),
+        1 => (0..5 * DAY_MS).prop_map(Air::Twice),
+    ];
+    proptest::collection::vec(one, 1..6)
+}
+
+fn mood() -> impl Strategy<Value = Mood> {
+    prop_oneof![
+        6 => Just(Mood::Good),
+        1 => Just(Mood::UserNo),
+        1 => (0..2 * DAY_MS).prop_map(Mood::Thinks),
+        1 => Just(Mood::ThinksAndReset),
+        1 => Just(Mood::BusyOnce),
+        1 => Just(Mood::WrongCode),
+    ]
+}
+
+fn scenario() -> impl Strategy<Value = Scenario> {
+    let consent =
+        prop_oneof![Just(ConsentRule::Ask), Just(ConsentRule::InformBefore), Just(ConsentRule::InformAfter)];
+    let times = (0..2 * DAY_MS, 0..5 * DAY_MS, 2_000..2 * DAY_MS, 0..2 * DAY_MS, 0..8 * HOUR_MS);
+    let verbs = (proptest::option::of(0..3 * DAY_MS), proptest::option::of(0..3 * DAY_MS));
+    let flags = (any::<bool>(), any::<bool>(), 0_u32..4);
+    (consent, mood(), air(), air(), air(), times, verbs, flags).prop_map(
+        |(consent, mood, messages, fences, proofs, times, verbs, flags)| {
+            let (off_at, off_for, reset_ms, shut_until_ms, busy_until_ms) = times;
+            let (guarded, forgets_commit, notices_lost) = flags;
+            Scenario {
+                consent,
+                mood,
+                messages,
+                fences,
+                proofs,
+                off: Some((off_at, off_at + off_for)),
+                reset_ms,
+                shut_until_ms,
+                busy_until_ms,
+                cancel_at: verbs.0,
+                resolve_at: verbs.1,
+                notices_lost,
+                guarded,
+                forgets_commit: guarded && forgets_commit,
+                end: None,
+                ..Scenario::new("random", State::Done)
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_the_air_does_the_invariants_hold(
+        scenario in scenario(),
+        fault in proptest::option::of(0..Fault::all().len()),
+        crashes in proptest::collection::vec(1_u32..200, 0..4),
+    ) {
+        let fault = fault.map(|place| Fault::all()[place]);
+        play(&scenario, fault, &crashes);
+    }
+}
