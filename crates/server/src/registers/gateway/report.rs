@@ -55,34 +55,51 @@ impl Reporter {
         Ok(Reporter { url, token, http, pool, register })
     }
 
-    /// Looks at all identities with access that nobody has acknowledged, for ever, with a pause between.
+    /// Looks at all identities with access that nobody has acknowledged, for ever, with a pause between; an attach that
+    /// the pool itself hears of is reported at once.
     pub async fn run(&self, pause: Duration) {
         loop {
             if let Err(error) = self.once().await {
                 tracing::warn!(%error, "an attach could not be reported; it is tried again");
             }
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = self.pool.attach_noted() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
         }
     }
 
     /// One look. Answers how many reports were acknowledged.
     ///
     /// # Errors
-    /// The first error; what was acknowledged before it stays so.
+    /// The first error. One identity's error does not keep the others back.
     pub async fn once(&self) -> Result<u64, RegisterError> {
-        let (mut after, mut acknowledged) = (None, 0);
+        let (mut after, mut acknowledged, mut error) = (None, 0, None);
         loop {
             let rows = self.pool.unreported(after, ROWS_MAX)?;
-            let Some((last, _)) = rows.last() else { return Ok(acknowledged) };
+            let Some((last, _)) = rows.last() else { break };
             after = Some(*last);
             for (imsi, card) in rows {
-                if self.register.watch(imsi).await?.attached {
-                    self.report(imsi, card).await?;
-                    self.pool.reported(imsi).await?;
-                    acknowledged += 1;
+                match self.look(imsi, card).await {
+                    Ok(true) => acknowledged += 1,
+                    Ok(false) => {}
+                    // Nobody is there: the rest would wait as long, one by one.
+                    Err(gone @ RegisterError::Unreachable(_)) => return Err(gone),
+                    Err(other) => error = error.or(Some(other)),
                 }
             }
         }
+        error.map_or(Ok(acknowledged), Err)
+    }
+
+    /// Answers whether the identity has attached and the platform knows it now.
+    async fn look(&self, imsi: Imsi, card: Option<CardId>) -> Result<bool, RegisterError> {
+        if !self.register.watch(imsi).await?.attached {
+            return Ok(false);
+        }
+        self.report(imsi, card).await?;
+        self.pool.reported(imsi).await?;
+        Ok(true)
     }
 
     async fn report(&self, imsi: Imsi, card: Option<CardId>) -> Result<(), RegisterError> {

@@ -33,8 +33,9 @@ pub(super) struct PoolFile {
     readers: Mutex<Vec<Connection>>,
 }
 
+/// What failed was rolled back: surely not done, and it may work later, as when the disk has room again.
 pub(super) fn failed(error: impl std::fmt::Display) -> RegisterError {
-    RegisterError::Refused(format!("the pool's file fails: {error}"))
+    RegisterError::Unreachable(format!("the pool's file fails: {error}"))
 }
 
 impl PoolFile {

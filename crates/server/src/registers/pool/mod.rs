@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 use simtide_protocol::card_file::{AuthenticationAlgorithm, Secret};
 use simtide_protocol::ids::{CardId, ChangeId, Imsi};
+use tokio::sync::Notify;
 
 use self::file::{PoolFile, failed};
 use super::{PoolState, RegisterError, Subscriber};
@@ -27,6 +28,7 @@ use entry::{COLUMNS, from_row, seal_keys};
 pub struct Pool {
     file: PoolFile,
     vault: Arc<Vault>,
+    attaches: Notify,
 }
 
 /// What a reservation got.
@@ -53,7 +55,7 @@ impl Pool {
         let limits = AlarmLimits { subscription: 0, ..AlarmLimits::default() };
         let settings = VaultSettings { keystore: beside("keystore"), limits };
         let vault = Vault::open(&key, &settings).map_err(vault_failed)?;
-        Ok(Pool { file: PoolFile::open(path)?, vault: Arc::new(vault) })
+        Ok(Pool { file: PoolFile::open(path)?, vault: Arc::new(vault), attaches: Notify::new() })
     }
 
     /// Adds identities; those that are there already are left as they are.
@@ -185,7 +187,8 @@ impl Pool {
     /// # Errors
     /// [`RegisterError::NotFound`], or [`RegisterError::Refused`] for one without access.
     pub async fn attached(&self, imsi: Imsi, element: String) -> Result<(), RegisterError> {
-        self.file
+        let noted = self
+            .file
             .write(move |connection| {
                 let set = "UPDATE identity SET attached = ?2 WHERE imsi = ?1 AND (access = 1 OR ?2 = '')";
                 let mut set = connection.prepare_cached(set).map_err(failed)?;
@@ -194,7 +197,14 @@ impl Pool {
                     _ => Ok(()),
                 }
             })
-            .await
+            .await;
+        self.attaches.notify_one();
+        noted
+    }
+
+    /// Waits until some identity has attached or detached since the last call.
+    pub async fn attach_noted(&self) {
+        self.attaches.notified().await;
     }
 
     /// Identities with access whose attach nobody has acknowledged yet: at most `rows_max`, after `after`.
