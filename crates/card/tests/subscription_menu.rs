@@ -196,6 +196,25 @@ fn a_request_that_comes_back_means_nothing() {
     assert_ne!(UPLINK, PERSONALIZATION);
 }
 
+/// Ten long names and a long text, none of it ASCII, still fit commands of 256 bytes.
+#[test]
+fn what_is_too_long_is_cut() {
+    let mut profile = Profile::standard();
+    let entry = |place: u8| OperatorEntry {
+        id: format!("OP{place}").parse().unwrap(),
+        name: "\u{d6}sterreichischer Betreiber".chars().take(31).collect(),
+    };
+    profile.personalization.operators = (0..10).map(entry).collect();
+    let mut phone = Phone::with(profile);
+    phone.replies = vec![(0x24, 0x00, vec![0x90, 0x01, 0x0A]), inkey(true)];
+    phone.menu();
+    assert_eq!(phone.uplink().0, request("OP9", ConsentWay::Menu));
+    phone.seen.clear();
+    phone.deliver(&show_text(&format!("{}\u{d6}", "x".repeat(190))));
+    phone.drain();
+    assert!(phone.seen.iter().any(|(kind, ..)| *kind == 0x21), "{:?}", phone.seen);
+}
+
 #[test]
 fn devices_without_menu_get_none() {
     let no_display = hex::decode("3301e842110c0007a800001f8260000001").unwrap();

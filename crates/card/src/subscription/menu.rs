@@ -15,7 +15,9 @@ use super::token;
 use crate::card::Card;
 use crate::toolkit::{LocalInformation, Owner, Proactive, TerminalResponse};
 use simtide_protocol::ids::IdMno;
-use simtide_protocol::personalization::{Consent, ConsentWay, OperatorEntry, Request, Uplink};
+use simtide_protocol::personalization::{
+    Consent, ConsentWay, NAME_BYTES_MAX, OperatorEntry, Request, Uplink,
+};
 
 /// The entry in the device's menu.
 const ITEM: u8 = 1;
@@ -59,10 +61,16 @@ impl Card {
         if operators.is_empty() || !self.session().toolkit.device_can(4, 1) {
             return self.ask_code();
         }
-        let lines = (1..).zip(&operators).map(|(place, operator)| (place, operator.name.clone()));
-        let items = lines.chain([(OTHER, "Code of a leaflet".to_owned())]).collect();
+        // A command has 256 bytes: where long names are many, all are cut to what fits.
+        let list = |characters: usize| {
+            let name = |operator: &OperatorEntry| operator.name.chars().take(characters).collect();
+            let lines = (1..).zip(&operators).map(|(place, operator)| (place, name(operator)));
+            let items = lines.chain([(OTHER, "Code of a leaflet".to_owned())]).collect();
+            Proactive::SelectItem { title: "New operator".into(), items }
+        };
+        let fits = (1..=NAME_BYTES_MAX).rev().find(|characters| list(*characters).encode(u8::MAX).is_ok());
+        let Some(list) = fits.map(list) else { return self.ask_code() };
         self.session().applet.dialogue = Dialogue::Choosing(operators);
-        let list = Proactive::SelectItem { title: "New operator".into(), items };
         self.applet_enqueue(Owner::Personalization, token::CHOICE, list);
     }
 

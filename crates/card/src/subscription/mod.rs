@@ -318,8 +318,17 @@ impl Card {
     fn show(&mut self, text: &str) {
         // ETSI TS 102 223, 5.2: byte 3, bit 1.
         if self.session().toolkit.device_can(3, 1) {
-            let text = Proactive::DisplayText { text: text.into(), high_priority: true, until_cleared: true };
-            self.applet_enqueue(Owner::Personalization, token::TEXT, text);
+            let command = |text: &str| Proactive::DisplayText {
+                text: text.into(),
+                high_priority: true,
+                until_cleared: true,
+            };
+            // Outside of ASCII a character takes two bytes: the end of a long text is cut off.
+            let mut text = text.to_owned();
+            while command(&text).encode(u8::MAX).is_err() {
+                text.pop();
+            }
+            self.applet_enqueue(Owner::Personalization, token::TEXT, command(&text));
         }
     }
 
