@@ -37,7 +37,7 @@ use tokio::net::TcpStream;
 /// Admin code of every card.
 const CODE: [u8; 8] = [3; 8];
 /// Where the fast clock and ours were at one.
-const ANCHOR_MS: i64 = 1_790_000_000_000;
+pub const ANCHOR_MS: i64 = 1_790_000_000_000;
 /// Where cards send.
 const SOURCE: &str = "500";
 
@@ -187,20 +187,8 @@ impl World {
     }
 
     async fn import(&self) {
-        let csv = format!(
-            "iccid,imsi,msisdn,profile,ki,opc,kic1,kid1,psk,admin_code\n{},{},{},standard,{},{},{},{},{},{}\n",
-            iccid(),
-            first_imsi(),
-            first_msisdn(),
-            hex::encode([1; 16]),
-            hex::encode([2; 16]),
-            hex::encode([0x11; 16]),
-            hex::encode([0x22; 16]),
-            hex::encode([0x42; 16]),
-            hex::encode(CODE),
-        );
         let request = self.http.post(format!("{}/v1/imports?plain=true&operator=home", self.base));
-        let answer = request.bearer_auth(&self.admin).body(csv).send().await.unwrap();
+        let answer = request.bearer_auth(&self.admin).body(csv()).send().await.unwrap();
         let view: Value = answer.json().await.unwrap();
         until(async || {
             let (_, view) = self.ask(Method::GET, &format!("/v1/imports/{}", view["id"]), json!({})).await;
@@ -244,10 +232,26 @@ impl World {
     }
 }
 
-fn vault(config: &Config, folder: &Path) -> Arc<Vault> {
+pub fn vault(config: &Config, folder: &Path) -> Arc<Vault> {
     let key = KeyFile::open_or_make(&config.key_file()).unwrap();
     let settings = VaultSettings { keystore: folder.join("keystore.json"), limits: AlarmLimits::default() };
     Arc::new(Vault::open(&key, &settings).unwrap())
+}
+
+/// The card as its vendor delivers it.
+pub fn csv() -> String {
+    format!(
+        "iccid,imsi,msisdn,profile,ki,opc,kic1,kid1,psk,admin_code\n{},{},{},standard,{},{},{},{},{},{}\n",
+        iccid(),
+        first_imsi(),
+        first_msisdn(),
+        hex::encode([1; 16]),
+        hex::encode([2; 16]),
+        hex::encode([0x11; 16]),
+        hex::encode([0x22; 16]),
+        hex::encode([0x42; 16]),
+        hex::encode(CODE),
+    )
 }
 
 /// A card in a device that is at the air interface of a service centre.
@@ -409,6 +413,15 @@ impl Phone {
         while self.sent.is_empty() {
             self.take().await;
         }
+        self.send_all().await;
+        if self.wants_reset {
+            self.reset();
+        }
+    }
+
+    /// Takes one message, sends what the card answers, and follows its wish for a reset.
+    pub async fn takes_one(&mut self) {
+        self.take().await;
         self.send_all().await;
         if self.wants_reset {
             self.reset();
