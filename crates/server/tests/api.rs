@@ -306,6 +306,63 @@ async fn metrics_and_health_need_no_token() {
     assert_eq!(text("/healthz").await.unwrap().text().await.unwrap(), "ok\n");
 }
 
+/// The second interface from another process: what the platform's own entitlement server would get, for its own tenant.
+#[tokio::test]
+async fn an_entitlement_server_in_another_process_asks_by_the_api() {
+    use simtide_protocol::card_file::{AuthenticationAlgorithm, Secret};
+    use simtide_protocol::second_layer::{Known, UplinkContent, Verdict};
+    use simtide_server::entitlement::remote::RemotePlatform;
+    use simtide_server::entitlement::source::{DeliverySource, PushAddress, SourceError};
+    use simtide_server::entitlement::vectors::VectorSource;
+    use simtide_server::registers::memory::MemoryRegister;
+    use simtide_server::registers::{Register, RegisterError, Subscriber, VectorsWanted};
+
+    let server = Server::start().await;
+    server.import("plain=true", CSV).await;
+    let remote = |token: &str| RemotePlatform::new(&server.base, token.to_owned().into(), None).unwrap();
+    let (own, foreign) = (remote(&server.admin), remote(&server.foreign));
+    let imsi = "001010000000001".parse().unwrap();
+    let card: simtide_protocol::ids::CardId = "8988211000000000011".parse().unwrap();
+    assert_eq!(own.subscriber(imsi).await, Ok(Some(card)));
+    assert_eq!(own.subscriber("001010000000099".parse().unwrap()).await, Ok(None));
+    assert_eq!(own.waiting(card, &Known::default()).await, Ok(Vec::new()));
+    assert_eq!(own.fetched(card, vec!["00a1-1".parse().unwrap()]).await, Ok(()));
+    let proof = UplinkContent::Proof { id: None, packet: vec![0, 4, 0xB0, 0, 0x10, 0] };
+    assert_eq!(own.uplink(card, proof).await, Ok(Verdict::Refused));
+    let address = PushAddress { token: "t".into(), action: 2 };
+    assert_eq!(own.push_address(card, Some(address)).await, Ok(()));
+    assert_eq!(own.authenticated(imsi).await, Ok(()));
+
+    // Vectors: none without a register, then those of the card's operator.
+    let plain = || VectorsWanted::plain(1);
+    assert_eq!(own.vectors(imsi, plain()).await.err(), Some(RegisterError::NotFound));
+    let register = MemoryRegister::new("register", "00101", 0);
+    let (k, opc) = (Secret::new(&[1; 16]).unwrap(), Secret::new(&[2; 16]).unwrap());
+    let algorithm = AuthenticationAlgorithm::Milenage;
+    register.provision(Subscriber { card, imsi, algorithm, k, opc, msisdn: None }).await.unwrap();
+    let operator = server.api.platform.core.store.card(card).await.unwrap().unwrap().hot.operator;
+    server.api.platform.changes.registers.put(operator, Arc::new(register));
+    let vectors = own.vectors(imsi, plain()).await.ok().unwrap();
+    let milenage = simtide_protocol::milenage::Milenage::new(&[1; 16], &[2; 16]);
+    let mut array = simtide_protocol::aka::SqnArray::default();
+    let outcome =
+        simtide_protocol::aka::authenticate(&milenage, &mut array, &vectors[0].rand, &vectors[0].autn);
+    let simtide_protocol::aka::Outcome::Success(answer) = outcome else { panic!("the card refuses") };
+    assert_eq!((answer.res, answer.ck, answer.ik), (vectors[0].xres, vectors[0].ck, vectors[0].ik));
+    let forged = VectorsWanted { resynchronisation: Some(([1; 16], [2; 14])), ..plain() };
+    assert!(matches!(own.vectors(imsi, forged).await.err(), Some(RegisterError::Refused(_))));
+
+    // Another tenant, a lower role, no token.
+    assert_eq!(foreign.subscriber(imsi).await, Ok(None));
+    assert!(matches!(foreign.waiting(card, &Known::default()).await, Err(SourceError::Refused(_))));
+    assert_eq!(foreign.vectors(imsi, plain()).await.err(), Some(RegisterError::NotFound));
+    for token in [&server.operator, &server.viewer, &server.expired, "no token"] {
+        assert!(matches!(remote(token).subscriber(imsi).await, Err(SourceError::Refused(_))));
+    }
+    // Vectors do not travel in clear beyond this machine.
+    assert!(RemotePlatform::new("http://192.0.2.1:8080", String::new().into(), None).is_err());
+}
+
 /// Rewritten with `UPDATE_OPENAPI=1 cargo test -p simtide-server --test api`.
 #[test]
 fn the_description_is_the_one_that_is_kept() {

@@ -5,5 +5,6 @@
 mod attacks;
 mod curl;
 mod delivery;
+mod osmo_hlr;
 mod requests;
 mod support;

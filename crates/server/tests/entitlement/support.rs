@@ -22,8 +22,8 @@ use simtide_server::registers::{Register, Subscriber};
 use zeroize::Zeroizing;
 
 /// K and OPc of every card here.
-const K: [u8; 16] = [0x11; 16];
-const OPC: [u8; 16] = [0x22; 16];
+pub const K: [u8; 16] = [0x11; 16];
+pub const OPC: [u8; 16] = [0x22; 16];
 
 pub struct World {
     pub server: Server,
