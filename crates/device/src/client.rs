@@ -32,6 +32,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use simtide_protocol::apdu::StatusWord;
 use simtide_protocol::ids::{EpochMs, Imsi};
 use simtide_protocol::second_layer::{ItemId, UplinkContent};
 
@@ -157,6 +158,8 @@ pub enum Command {
 pub enum ClientNotice {
     /// The card has proven itself to the server.
     Authenticated,
+    /// The card does not answer AUTHENTICATE: `9862` it knows another network, `6982` it wants its PIN first.
+    CardRefused(StatusWord),
     /// So many packets came and lie in the inbound queue.
     Fetched(usize),
     /// So many packets found no room.

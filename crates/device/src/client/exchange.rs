@@ -194,6 +194,9 @@ impl Client {
     ) {
         match std::mem::replace(&mut self.exchange, Exchange::Resting) {
             Exchange::WithCard { mut run, challenge, rounds } if challenge == id => {
+                if let Authentication::Refused(status) = authentication {
+                    self.commands.push_back(Command::Notice(ClientNotice::CardRefused(status)));
+                }
                 let step = run.card(self.last_request, authentication);
                 self.step(now, random, run, rounds, step);
             }
