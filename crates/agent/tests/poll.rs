@@ -17,8 +17,14 @@ use simtide_agent::port::{CardPort, PortError};
 use simtide_agent::runner::Runner;
 use simtide_card::Card;
 use simtide_device::{Device, Kind, Settings};
+use simtide_protocol::card_file::Secret;
+use simtide_protocol::ids::{ChangeId, Imsi};
+use simtide_protocol::personalization::{
+    Answer, Identity, Message, OperatorFiles, Options, Protection, State, commands,
+};
 use simtide_protocol::poll_date::PollFile;
 use simtide_protocol::profile::Profile;
+use simtide_protocol::script::expanded::{LengthForm, Response, ScriptWriter};
 use tokio::sync::{mpsc, oneshot};
 
 /// A port whose card the test can read as well.
@@ -36,6 +42,14 @@ impl CardPort for Shared {
 }
 
 impl Shared {
+    /// The same where the channel may have gone with a reset.
+    fn try_ask(&mut self, command: &str) -> Option<String> {
+        let mut response = Vec::new();
+        self.transmit(&hex::decode(command).unwrap(), &mut response).unwrap();
+        let status = response.split_off(response.len() - 2);
+        matches!(status[0], 0x90 | 0x91).then(|| hex::encode_upper(response))
+    }
+
     /// One command in hex, on a logical channel of its own where its class says so; gives the data.
     fn ask(&mut self, command: &str) -> String {
         let mut response = Vec::new();
@@ -63,8 +77,8 @@ fn request(stream: &mut SslStream<std::net::TcpStream>) -> (String, Vec<u8>) {
     (head, body)
 }
 
-/// Serves one poll: a script, its result, the end. Gives the heads and the result.
-fn serve(listener: TcpListener) -> (String, String, Vec<u8>) {
+/// Serves one poll: a script for an application, its result, the end. Gives the heads and the result.
+fn serve(listener: TcpListener, application: &str, script: &[u8]) -> (String, String, Vec<u8>) {
     let mut context = SslContextBuilder::new(SslMethod::tls_server()).unwrap();
     context.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
     context.set_cipher_list("PSK-AES128-CBC-SHA256").unwrap();
@@ -78,17 +92,14 @@ fn serve(listener: TcpListener) -> (String, String, Vec<u8>) {
     let mut stream = SslStream::new(Ssl::new(&context.build()).unwrap(), stream).unwrap();
     stream.accept().unwrap();
     let (first, _) = request(&mut stream);
-    // SELECT EF.CONFIGURATION by its path, UPDATE BINARY.
-    let script =
-        hex::decode("AE80 2209 00A40804047F906F04 2208 00D6000003ABCDEF 0000".replace(' ', "")).unwrap();
     let head = format!(
         "HTTP/1.1 200 OK\r\nX-Admin-Protocol: globalplatform-remote-admin/1.0\r\nX-Admin-Next-URI: /next?step=2\r\n\
          Content-Type: application/vnd.etsi.scp.command-data;version=1.0\r\n\
-         X-Admin-Targeted-Application: //aid/A000000559/10100001\r\nContent-Length: {}\r\n\r\n",
+         X-Admin-Targeted-Application: //aid/A000000559/{application}\r\nContent-Length: {}\r\n\r\n",
         script.len()
     );
     stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(&script).unwrap();
+    stream.write_all(script).unwrap();
     let (second, result) = request(&mut stream);
     stream
         .write_all(b"HTTP/1.1 204 No Content\r\nX-Admin-Protocol: globalplatform-remote-admin/1.0\r\n\r\n")
@@ -115,7 +126,10 @@ fn card(server: SocketAddr) -> Shared {
 async fn a_card_polls_runs_a_script_and_keeps_its_place() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut card = card(listener.local_addr().unwrap());
-    let server = std::thread::spawn(move || serve(listener));
+    // SELECT EF.CONFIGURATION by its path, UPDATE BINARY.
+    let script =
+        hex::decode("AE80 2209 00A40804047F906F04 2208 00D6000003ABCDEF 0000".replace(' ', "")).unwrap();
+    let server = std::thread::spawn(move || serve(listener, "10100001", &script));
     let (outside, inbox) = mpsc::unbounded_channel();
     let (display, mut shown) = mpsc::unbounded_channel();
     let (stop, stopped) = oneshot::channel();
@@ -158,4 +172,63 @@ async fn a_card_polls_runs_a_script_and_keeps_its_place() {
     stop.send(()).unwrap();
     running.await.unwrap().unwrap();
     assert!(shown.try_recv().is_err(), "nothing to complain about");
+}
+
+/// A change of operator in a poll: the card answers in the session, closes it, asks its device for the reset, and is
+/// somebody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_card_changes_its_operator_in_a_poll() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut card = card(listener.local_addr().unwrap());
+    let imsi: Imsi = "240990000000007".parse().unwrap();
+    let message = Message {
+        change: ChangeId(7),
+        options: Options::default(),
+        operator_name: "Second operator".into(),
+        service_number: None,
+        identity: Identity::milenage(imsi, &[7; 16], &[8; 16]).unwrap(),
+        files: OperatorFiles::of_subscription(&imsi, 2, None),
+    };
+    let id = card.0.lock().unwrap().card().id().unwrap();
+    let code = Secret::new(b"12345678").unwrap();
+    let sealed = message.seal(Protection::AdminCode, &id, &code).unwrap();
+    let mut script = ScriptWriter::new(LengthForm::Indefinite);
+    commands(&sealed).iter().for_each(|command| script.command_bytes(command));
+    let script = script.finish().unwrap();
+    let server = std::thread::spawn(move || serve(listener, "101005", &script));
+    let (outside, inbox) = mpsc::unbounded_channel();
+    let (display, _shown) = mpsc::unbounded_channel();
+    let (stop, stopped) = oneshot::channel();
+    let runner = Runner {
+        device: Device::new(Settings::of(Kind::Meter)),
+        ip: None,
+        networks: Networks::default(),
+        clock: Clock::REAL,
+        latency: Duration::from_millis(5),
+        inbox,
+        outside,
+        display,
+    };
+    let running = tokio::spawn(runner.run(Box::new(card.clone()), stopped));
+    let (_, second, result) = tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();
+    assert!(second.contains("X-Admin-Script-Status: ok\r\n"), "{second}");
+    let result = Response::decode(&result).unwrap();
+    let answer = Answer::parse(&result.responses.last().unwrap().data).unwrap();
+    assert_eq!((answer.change, answer.state), (ChangeId(7), State::Staged));
+    let expected = hex::encode_upper(imsi.to_file());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        // The reader's own logical channel, which the reset closes.
+        let channel = card.ask("0070000001");
+        let select = card.try_ask("01A4080C047FF06F07").is_some();
+        let found = select.then(|| card.try_ask("01B0000009")).flatten();
+        if found.as_deref() == Some(&expected) && channel == "01" {
+            break;
+        }
+        card.try_ask("00708001");
+        assert!(tokio::time::Instant::now() < deadline, "{found:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stop.send(()).unwrap();
+    running.await.unwrap().unwrap();
 }
