@@ -8,14 +8,19 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use simtide_agent::clock::Clock;
+use simtide_agent::entitlement::{IpBearer, Transport};
 use simtide_agent::network::Networks;
 use simtide_agent::port::vpcd::VpcdPort;
 use simtide_agent::port::{CardPort, PortError};
 use simtide_agent::runner::Runner;
+use simtide_device::client::{Client, ClientSettings};
+use simtide_device::queues::Queues;
 use simtide_device::{Device, Kind, Settings};
 
 /// Where Debian keeps the emulator's modules.
@@ -90,6 +95,17 @@ fn start_up(passing: &Receiver<(Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Vec<u8>)> {
     }
 }
 
+/// A client module whose server counts what it is asked.
+fn client_module(asked: &Arc<AtomicU32>) -> IpBearer {
+    let asked = asked.clone();
+    let transport = Transport::direct(Box::new(move |_| {
+        asked.fetch_add(1, Ordering::Relaxed);
+        None
+    }));
+    let settings = ClientSettings::of("127.0.0.1", b"490154203237518");
+    IpBearer::new(Client::new(Arc::new(settings), Queues::default()), None, transport, Vec::new())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_card_that_is_no_sim_is_started_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -100,13 +116,14 @@ async fn a_card_that_is_no_sim_is_started_and_left_alone() {
         eprintln!("skipped: vsmartcard-vpicc or python3-pycryptodome is missing");
         return;
     };
+    let asked = Arc::new(AtomicU32::new(0));
     let (seen, passing) = channel();
     let (outside, inbox) = tokio::sync::mpsc::unbounded_channel();
     let (display, mut shown) = tokio::sync::mpsc::unbounded_channel();
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let runner = Runner {
         device: Device::new(Settings::of(Kind::Phone)),
-        ip: None,
+        ip: Some(client_module(&asked)),
         networks: Networks::default(),
         clock: Clock::REAL,
         latency: Duration::ZERO,
@@ -125,5 +142,7 @@ async fn a_card_that_is_no_sim_is_started_and_left_alone() {
     stop.send(()).unwrap();
     running.await.unwrap().unwrap();
     assert!(shown.try_recv().is_err());
+    // It has no subscriber that a server could know.
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
     drop(card);
 }
