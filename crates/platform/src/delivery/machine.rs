@@ -470,6 +470,10 @@ impl Delivery {
         if now >= self.limit {
             return self.at_limit(now);
         }
+        let device_has_it = self.turn.is_some_and(|(bearer, until)| bearer == Bearer::Ip && until > now);
+        if self.state == State::Fetched && device_has_it {
+            return Vec::new();
+        }
         let mut commands = self.reserve();
         if let Some(packet) = self.under_way.as_mut().filter(|packet| !packet.ip_copy) {
             packet.ip_copy = true;

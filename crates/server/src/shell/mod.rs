@@ -135,6 +135,7 @@ impl Platform {
             campaigns: campaigns.clone(),
             results: results.clone(),
             proofs: proofs.clone(),
+            changes: changes.clone(),
         })
         .await?;
         // Everybody who follows what cards say is there now.

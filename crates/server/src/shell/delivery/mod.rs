@@ -41,6 +41,7 @@ use super::flight::Flight;
 use super::planning::Results;
 use super::proofs::{Follower, Proof, Proofs};
 use super::sending::Outbox;
+use super::subscription::Changes;
 use crate::entitlement::source::PushAddress;
 use crate::store::{Answer, Card, CaseKind, CaseQuery, Op, Origin, PAGE_ROWS_MAX, PacketKey, StoreError};
 
@@ -68,6 +69,7 @@ pub struct Deliveries {
     campaigns: Arc<Campaigns>,
     results: Arc<Results>,
     proofs: Arc<Proofs>,
+    changes: Arc<Changes>,
     /// What has been seen of cards.
     pub sightings: Arc<Sightings>,
     /// Open deliveries by card.
@@ -95,12 +97,14 @@ pub struct Parts {
     pub results: Arc<Results>,
     /// Where everything ends that cards say.
     pub proofs: Arc<Proofs>,
+    /// Changes of operator: an authentication may be what they wait for.
+    pub changes: Arc<Changes>,
 }
 
 impl Deliveries {
     /// Reads the open deliveries; [`Deliveries::run`] goes on with them.
     pub async fn open(parts: Parts) -> Result<Arc<Deliveries>, StoreError> {
-        let Parts { core, flight, outbox, campaigns, results, proofs } = parts;
+        let Parts { core, flight, outbox, campaigns, results, proofs, changes } = parts;
         let sightings = flight.sightings.clone();
         let deliveries = Arc::new(Deliveries {
             core,
@@ -109,6 +113,7 @@ impl Deliveries {
             campaigns,
             results,
             proofs: proofs.clone(),
+            changes,
             sightings,
             open: Mutex::default(),
             agenda: Mutex::default(),

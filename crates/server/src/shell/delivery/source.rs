@@ -6,6 +6,7 @@ use simtide_platform::card::CardView;
 use simtide_platform::delivery::{
     Available, Bearer, Bearers, Cause, Event, Evidence, Known as KnownOf, Urgency, Waiting as Waits, waiting,
 };
+use simtide_platform::subscription::SeenBy;
 use simtide_protocol::ids::{CardId, DeliveryId, Imsi};
 use simtide_protocol::second_layer::{ItemId, Known, UplinkContent, Verdict};
 use simtide_protocol::sms::Submit;
@@ -64,6 +65,13 @@ impl DeliverySource for Deliveries {
         })
     }
 
+    fn authenticated(&self, imsi: Imsi) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.changes.seen(imsi, None, SeenBy::EapAka).await?;
+            Ok(())
+        })
+    }
+
     fn push_address(&self, card: CardId, address: Option<PushAddress>) -> Answer<'_, ()> {
         Box::pin(async move {
             self.sightings.note(card, |sighting| sighting.push = address);
@@ -100,6 +108,9 @@ impl Deliveries {
             _ => None,
         });
         for waits in self.compare(&card, &briefs, of_packet, known) {
+            if of_packet.is_some_and(|first| waits != Waits::Delivery(first)) {
+                break;
+            }
             let offered = match waits {
                 Waits::Delivery(id) => {
                     let beside = Beside { instead_of_triggers: true, ..Beside::default() };

@@ -1,4 +1,4 @@
-//! Authentication vectors for the second server: from the register of the operator that the subscriber's card has now.
+//! Authentication vectors for the second server: from the register of the operator whose identity it is.
 
 use std::sync::Arc;
 
@@ -20,8 +20,16 @@ impl VectorSource for OfOperators {
             let failed = |error: crate::store::StoreError| RegisterError::Unreachable(error.to_string());
             let card = store.find(Alias::Imsi(imsi)).await.map_err(failed)?.ok_or(RegisterError::NotFound)?;
             let card = store.card(card).await.map_err(failed)?.ok_or(RegisterError::NotFound)?;
-            // Without a register nobody of this operator can prove anything.
-            let register = self.0.changes.registers.of(card.hot.operator).ok_or(RegisterError::NotFound)?;
+            let registers = &self.0.changes.registers;
+            // A card in a change of operator proves an identity that the other operator's register has.
+            let catalogue = self.0.core.catalogue();
+            let owner = catalogue
+                .all_operators()
+                .filter(|one| one.settings.as_ref().is_some_and(|settings| settings.owns(imsi)))
+                .find_map(|one| registers.of(one.id));
+            // Without a register nobody of an operator can prove anything.
+            let register =
+                owner.or_else(|| registers.of(card.hot.operator)).ok_or(RegisterError::NotFound)?;
             register.vectors(imsi, wanted).await
         })
     }
