@@ -6,6 +6,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "pcsc")]
+#[path = "ip/server.rs"]
+mod server;
+#[cfg(feature = "pcsc")]
+#[path = "ip/world.rs"]
+mod world;
+
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -104,8 +111,12 @@ fn scriptor(commands: &[&str]) -> String {
     }
 }
 
+/// There is one pcscd on a machine.
+static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 #[test]
 fn a_pcsc_client_reads_and_updates_the_card() {
+    let _one = ONE.lock();
     if let Some(part) = missing() {
         let required = std::env::var("CI").is_ok_and(|value| value == "true");
         assert!(!required, "{part} is missing");
@@ -136,4 +147,55 @@ fn a_pcsc_client_reads_and_updates_the_card() {
     hang_up.shutdown(std::net::Shutdown::Both).unwrap();
     drop(daemon);
     let _ = presented.join().unwrap();
+}
+
+/// A delivery over IP whose card lies in a reader of the system: our device asks pcscd, pcscd its virtual reader.
+#[cfg(feature = "pcsc")]
+#[test]
+fn a_delivery_through_a_reader_of_the_system() {
+    use std::sync::Mutex;
+
+    use simtide_agent::port::CardPort;
+    use simtide_agent::port::pcsc::PcscPort;
+
+    let _one = ONE.lock();
+    if let Some(part) = missing() {
+        let required = std::env::var("CI").is_ok_and(|value| value == "true");
+        assert!(!required, "{part} is missing");
+        eprintln!("skipped: {part} is missing");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let daemon = pcscd(folder.path(), port);
+    let stream = connected(port);
+    let hang_up = stream.try_clone().unwrap();
+    let mut card = world::test_card();
+    let presented = std::thread::spawn(move || {
+        let _ = present(stream, &mut card);
+        world::configuration(&mut card, 3)
+    });
+    let since = Instant::now();
+    // The reader needs a moment to notice its card.
+    let mut reader = loop {
+        if let Ok(mut reader) = PcscPort::open("Simtide test")
+            && reader.reset().is_ok()
+        {
+            break reader;
+        }
+        assert!(since.elapsed() < Duration::from_secs(20), "the reader has no card");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let items = vec![world::item("00000000000000d1-1", world::packet(1, world::BY_REPORT, "aabbcc", 40))];
+    let server = Arc::new(Mutex::new(server::Server { sqn: 1000, items, ..server::Server::default() }));
+    let mut world = world::World::new(&server, None, world::START);
+    assert!(world.run(&mut reader));
+    let proofs = server.lock().unwrap().proofs();
+    assert_eq!(proofs.len(), 1);
+    let status = world::opened(&proofs[0].1, world::BY_REPORT).header.status;
+    assert_eq!(status, simtide_protocol::scp80::ResponseStatus::PorOk);
+    drop(reader);
+    hang_up.shutdown(std::net::Shutdown::Both).unwrap();
+    drop(daemon);
+    assert_eq!(presented.join().unwrap(), "aabbcc");
 }
