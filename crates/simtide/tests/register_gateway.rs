@@ -8,11 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use serde_json::Value;
+use simtide_protocol::card_file::Format;
 use simtide_protocol::gsup::ipa::Frame;
 use simtide_protocol::gsup::{Body, Domain, Message, Procedure};
-use simtide_protocol::ids::{CardId, ChangeId, Imsi};
+use simtide_protocol::ids::{CardId, ChangeId, EpochMs, Imsi};
 use simtide_server::registers::gateway::{Gateway, TransportKey};
 use simtide_server::registers::{AttachReport, PoolState, Register, RegisterError, Seen};
+use simtide_simulation::vendor::Order;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -218,4 +220,81 @@ fn what_cannot_be_served_says_what_to_do() {
         let (served, text) = simtide(folder.path(), arguments);
         assert!(!served && text.contains(expected), "{arguments:?}: {text}");
     }
+}
+
+/// The platform of an import, as a role of the binary.
+fn serve(folder: &Path) -> Process {
+    let config =
+        "[data]\nfolder = \"data\"\n[card_port]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n";
+    std::fs::write(folder.join("simtide.toml"), config).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_simtide"))
+        .current_dir(folder)
+        .args(["serve", "--config", "simtide.toml"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    Process { child, ready: serde_json::from_str(&line).unwrap() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_writes_its_subscriptions_through_the_gateway() {
+    let folder = folder("2");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let gateway = Process::start(folder.path(), None, &[]);
+    let platform = serve(folder.path());
+    let base = format!("http://{}", platform.address("api"));
+    let token = std::fs::read_to_string(path("data/admin.token")).unwrap();
+    let http = reqwest::Client::new();
+    let operator = |transport: &str| {
+        let settings = serde_json::json!({
+            "id_mno": "00101", "display_name": "One", "mcc": "001", "mnc": "01", "transport_key": transport,
+            "register": {
+                "kind": "gateway", "addresses": { "gateway": gateway.address("gateway").to_string() },
+                "ca": path("register-link/authority.pem"), "certificate": path("register-link/platform.pem"),
+                "key": path("register-link/platform.key"),
+            },
+        });
+        http.put(format!("{base}/v1/operators/one")).bearer_auth(token.trim()).json(&settings).send()
+    };
+    let cards = Order {
+        seed: 7,
+        cards: 20,
+        network: "00101".to_owned(),
+        profile: "standard".parse().unwrap(),
+        device_kind: "meter".to_owned(),
+        dated: 0,
+        first_poll: EpochMs(1_900_000_000_000),
+        spread_ms: 60_000,
+    };
+    std::fs::write(path("cards.out"), cards.file(Format::Out).unwrap()).unwrap();
+    let import = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_simtide"))
+            .args(["import", &path("cards.out"), "--plain", "--json", "--register", "one", "--server", &base])
+            .args(["--token-file", &path("data/admin.token")])
+            .output()
+            .unwrap();
+        let text = String::from_utf8([&output.stdout[..], &output.stderr[..]].concat()).unwrap();
+        (output.status.success(), text)
+    };
+    // Another transport key than the gateway's: nothing is written, and the report says why.
+    assert!(operator(&"ab01".repeat(16)).await.unwrap().status().is_success());
+    let (well, text) = import();
+    assert!(!well && text.contains("transport key"), "{text}");
+    let register = gateway.client(folder.path());
+    assert_eq!(register.pool().await.unwrap().assigned, 0);
+    let transport = std::fs::read_to_string(path("register-link/transport.key")).unwrap();
+    assert!(operator(transport.trim()).await.unwrap().status().is_success());
+    for _ in 0..2 {
+        let (well, text) = import();
+        assert!(well, "{text}");
+        assert_eq!(register.pool().await.unwrap().assigned, 20);
+    }
+    for row in cards.rows().unwrap() {
+        assert_eq!(register.watch(row.imsi.unwrap()).await, Ok(Seen { known: true, attached: false }));
+    }
+    let shown = http.get(format!("{base}/v1/operators/one")).bearer_auth(token.trim()).send().await.unwrap();
+    let shown = shown.text().await.unwrap();
+    assert!(!shown.contains(transport.trim()), "a transport key is never shown");
 }
