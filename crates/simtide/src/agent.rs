@@ -12,6 +12,7 @@ use simtide_agent::port::vpcd::VpcdPort;
 use simtide_agent::port::{CardPort, PortAddress};
 use simtide_agent::runner::{Inbound, Runner};
 use simtide_agent::smpp::{SmppLine, SmppSettings};
+use simtide_device::client::Reason;
 use simtide_device::{Device, Event, Kind, Menu, Pin, Prompt, Settings, UserAction};
 use simtide_protocol::ids::{IdError, Plmn};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -228,10 +229,13 @@ async fn person(
             },
             line = lines.next_line(), if typing => match line {
                 Ok(Some(line)) => {
-                    if let Some(action) = action(line.trim(), prompt.as_ref()) {
+                    if line.trim() == "check" {
+                        let asked = simtide_device::client::Event::Query(Reason::Asked);
+                        let _ = outside.send(Inbound::Client(asked));
+                    } else if let Some(action) = action(line.trim(), prompt.as_ref()) {
                         let _ = outside.send(Inbound::Device(Event::User(action)));
                     } else {
-                        println!("? (menu NUMBER, operators, back, cancel)");
+                        println!("? (menu NUMBER, operators, check, back, cancel)");
                     }
                 }
                 // Nobody is there any more; the device goes on.
