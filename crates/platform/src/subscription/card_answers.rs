@@ -14,9 +14,8 @@ impl Change {
         let is_new = self.packets.last.is_none_or(|last| counter > last);
         if kind == PacketKind::Personalization && is_new {
             self.packets.last = Some(counter);
-            // A proof that came before this event has settled it.
+            self.packets.live = Some(counter);
             if self.state == State::Sent {
-                self.packets.live = Some(counter);
                 self.due = Some(now.plus_ms(i64::from(SEND_VALIDITY_S) * 1_000 + GRACE_MS));
             }
         }
@@ -139,6 +138,8 @@ impl Change {
             && matches!(self.state, State::Sent | State::Unknown | State::Applied | State::Attached);
         match self.packets.live {
             _ if !may_revert => {}
+            // A message may have been reserved that nobody has told of yet; a fence will ask again.
+            _ if self.packets.asked == Some(PacketKind::Personalization) => {}
             Some(_) if !is_final => {
                 if self.state != State::Unknown {
                     self.unknown(now, out);

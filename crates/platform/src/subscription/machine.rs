@@ -48,7 +48,12 @@ impl Change {
             Event::Did { verb, imsi } => self.did(now, verb, imsi, &mut out),
             Event::DidNot { verb, fault } => self.did_not(now, verb, fault, &mut out),
             Event::Seen { imsi, known, attached, by } => self.seen(now, imsi, known, attached, by, &mut out),
-            Event::Queued { kind, counter } => self.queued(now, kind, counter),
+            // The answer to a commit; nobody else gives counters.
+            Event::Queued { kind, counter } => {
+                if self.packets.asked == Some(kind) {
+                    self.queued(now, kind, counter);
+                }
+            }
             Event::NotQueued { kind } => self.not_queued(now, kind, &mut out),
             Event::Lost { kind, counter } => self.lost(now, kind, counter, &mut out),
             Event::Proof { kind: PacketKind::Personalization, counter, says } => {
