@@ -53,7 +53,7 @@ pub use settings::ClientSettings;
 
 /// How long a packet waits that the card was too busy to take, in seconds.
 pub const HOLD_S: i64 = 10;
-/// How often the same packet is offered to a card that is too busy, before others get their turn.
+/// How often a packet is offered to a card that is too busy before somebody is told; it goes on being offered.
 pub const OFFERS_MAX: u8 = 100;
 
 /// Random bytes, as a card's environment gives them.
