@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use simtide_protocol::ids::{EpochMs, Iccid};
 use simtide_protocol::personalization::{Consent, ConsentWay, Request, Uplink};
 use simtide_protocol::scp80::{Key, KeySet};
+use simtide_server::entitlement::source::DeliverySource;
 use simtide_server::registers::Register;
 use simtide_server::registers::memory::{Fault, Verb};
 use simtide_server::shell::subscription::{SIGNATURE_HEADER, signature};
+use simtide_server::store::CaseKind;
 use world::*;
 
 #[tokio::test]
@@ -433,4 +435,55 @@ async fn on_one_operators_own_platform_the_others_see_their_side_only() {
     world.reaches(begun["id"].as_str().unwrap(), "done").await;
     let card = format!("/v1/cards/{}", card());
     assert_eq!(world.ask_as(&two, Method::GET, &card, json!({})).await.0, 200, "its subscriber now");
+}
+
+#[tokio::test]
+async fn a_successful_eap_aka_counts_as_the_attach_where_operator_2_says_so() {
+    for counts in [false, true] {
+        let world = World::new(1).await;
+        let mut phone = Phone::usual(world.smscs[0].air).await;
+        assert_eq!(world.put_operator("two", 2, json!({ "eap_aka_counts_as_seen": counts })).await.0, 200);
+        let (_, begun) = world.request("two").await;
+        let id = begun["id"].as_str().unwrap();
+        phone.answers().await;
+        world.reaches(id, "applied").await;
+        world.api.platform.deliveries.authenticated(phone.identity()).await.unwrap();
+        if counts {
+            world.reaches(id, "done").await;
+        } else {
+            assert_eq!(world.change(id).await["state"], "applied");
+        }
+        assert_eq!(world.let_in(first_imsi()), usize::from(!counts));
+    }
+}
+
+#[tokio::test]
+async fn keys_of_identity_2_lie_nowhere_in_the_store_in_clear() {
+    let world = World::new(1).await;
+    let (_, begun) = world.request("two").await;
+    let id = begun["id"].as_str().unwrap().to_owned();
+    world.reaches(&id, "sent").await;
+    let imsi: simtide_protocol::ids::Imsi =
+        world.change(&id).await["new_imsi"].as_str().unwrap().parse().unwrap();
+    let (k, opc) = world.registers[1].keys(imsi).unwrap();
+    let change: simtide_protocol::ids::ChangeId = id.parse().unwrap();
+    let row = world.store.case(CaseKind::Change, change.0).await.unwrap().unwrap();
+    assert!(!row.sealed.is_empty() && row.body.len() + row.sealed.len() < 4_096, "an open change is small");
+    let packets = world.store.latest_packets(card(), 1, 10).await.unwrap();
+    assert!(
+        packets.iter().any(|packet| packet.data.is_empty()),
+        "the personalization has no data of its own"
+    );
+    let (_, shown) = world.ask(Method::GET, &format!("/v1/cards/{}", card()), json!({})).await;
+    let texts = [
+        shown.to_string(),
+        world.change(&id).await.to_string(),
+        String::from_utf8_lossy(&row.body).into_owned(),
+    ];
+    let holds = |bytes: &[u8], secret: &[u8]| bytes.windows(secret.len()).any(|part| part == secret);
+    for secret in [k.as_bytes(), opc.as_bytes(), &[3; 8]] {
+        assert!(!holds(&row.sealed, secret) && !packets.iter().any(|packet| holds(&packet.data, secret)));
+        let (upper, lower) = (hex::encode_upper(secret), hex::encode(secret));
+        assert!(!texts.iter().any(|text| text.contains(&upper) || text.contains(&lower)));
+    }
 }
