@@ -340,30 +340,60 @@ impl<R: Read> Frames<R> {
         }
     }
 
-    /// A message out of what has been read.
+    /// A message out of what has been read. What only looks like the beginning of a long frame holds up no whole one that
+    /// follows it.
     fn take(&mut self) -> Option<Message> {
-        loop {
-            let start = self.buffer.windows(2).position(|window| window == MAGIC);
-            // The first byte of the mark may be the last one there is.
-            let start = start.unwrap_or_else(|| self.buffer.len().saturating_sub(1));
-            self.buffer.drain(..start);
-            let head: [u8; 10] = self.buffer.get(..10)?.try_into().ok()?;
-            let length = u32::from_be_bytes([head[2], head[3], head[4], head[5]]) as usize;
-            let checksum = u32::from_be_bytes([head[6], head[7], head[8], head[9]]);
-            if head[..2] == MAGIC && length <= FRAME_BYTES_MAX {
-                let content = self.buffer.get(10..10 + length)?;
-                if CRC.checksum(content) == checksum {
-                    let message = serde_json::from_slice(content).ok();
-                    self.buffer.drain(..10 + length);
+        // What is before this place is of no use any more.
+        let mut kept = None;
+        let mut place = 0;
+        while let Some(mark) = self.buffer[place..].windows(2).position(|window| window == MAGIC) {
+            let start = place + mark;
+            place = start + 1;
+            match frame_at(&self.buffer[start..]) {
+                Found::Frame(length) => {
+                    let message =
+                        serde_json::from_slice(&self.buffer[start + HEAD_BYTES..start + length]).ok();
+                    self.buffer.drain(..start + length);
                     if message.is_some() {
                         return message;
                     }
-                    continue;
+                    (kept, place) = (None, 0);
                 }
+                Found::Beginning => kept = kept.or(Some(start)),
+                Found::Noise => {}
             }
-            // No frame begins here.
-            self.buffer.drain(..1);
         }
+        // The first byte of a mark may be the last one there is.
+        let end = self.buffer.len().saturating_sub(1);
+        self.buffer.drain(..kept.unwrap_or(end));
+        None
+    }
+}
+
+/// Mark, length, checksum.
+const HEAD_BYTES: usize = 10;
+
+/// What stands behind a mark.
+enum Found {
+    /// A whole frame of so many bytes.
+    Frame(usize),
+    /// Perhaps one that is not whole yet.
+    Beginning,
+    /// No frame.
+    Noise,
+}
+
+fn frame_at(bytes: &[u8]) -> Found {
+    let Some(head) = bytes.first_chunk::<HEAD_BYTES>() else { return Found::Beginning };
+    let length = u32::from_be_bytes([head[2], head[3], head[4], head[5]]) as usize;
+    let checksum = u32::from_be_bytes([head[6], head[7], head[8], head[9]]);
+    if length > FRAME_BYTES_MAX {
+        return Found::Noise;
+    }
+    match bytes.get(HEAD_BYTES..HEAD_BYTES + length) {
+        None => Found::Beginning,
+        Some(content) if CRC.checksum(content) == checksum => Found::Frame(HEAD_BYTES + length),
+        Some(_) => Found::Noise,
     }
 }
 
