@@ -1,6 +1,6 @@
 //! `simtide demo --no-coverage`: a campaign over a fleet of which a part has only Wi-Fi, then a delivery to single
-//! cards. Covered cards are called in by SMS and poll, or get short messages; the others are reached through the
-//! entitlement server, and every card gets everything once.
+//! cards, then a change of operator. Covered cards are called in by SMS and poll, or get short messages; the others are
+//! reached through the entitlement server, and every card gets everything once.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use simtide_protocol::card_file::{CardRow, Format};
+use simtide_protocol::card_file::{AuthenticationAlgorithm, CardRow, Format};
 use simtide_protocol::ids::{CardId, EpochMs};
 use simtide_server::registers::Subscriber;
-use simtide_server::registers::pool::Pool;
+use simtide_server::registers::pool::{Pool, Stock};
 use simtide_simulation::reader::Reader;
 use simtide_simulation::vendor::Order;
 
@@ -33,6 +33,8 @@ const FIRST_POLL_S: i64 = 15 * 86_400;
 const QUERY_S: u32 = 90;
 /// Every so many-th card gets a delivery of its own.
 const SINGLE_EVERY: usize = 5;
+/// Cards without coverage that move to the second operator.
+const MOVES_MAX: usize = 3;
 /// How long the demo waits for the campaign, and for the single deliveries.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it looks.
@@ -40,6 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Where the single deliveries write in EF.CONFIGURATION, and what.
 const SINGLE_AT: u16 = 48;
 const SINGLE: u8 = 0xA5;
+/// EF.IMSI of the USIM, by its path from the MF.
+const IDENTITY: [u16; 2] = [0x7FF0, 0x6F07];
 const ACCOUNT: &str = "simtide";
 
 /// What was delivered by which bearer.
@@ -74,6 +78,8 @@ pub struct Figures {
 pub struct Report {
     /// The numbers.
     pub figures: Figures,
+    /// Cards that have moved to the second operator.
+    moved: usize,
     layers: Vec<String>,
 }
 
@@ -98,6 +104,7 @@ impl Report {
             effects_on_cards.never,
             effects_on_cards.twice,
         );
+        text += &format!("{} cards without coverage have moved to another operator\n", self.moved);
         if !self.layers.is_empty() {
             text += "\none message to a card without coverage:\n";
             self.layers.iter().for_each(|line| text += &format!("  {line}\n"));
@@ -117,10 +124,7 @@ pub fn play(args: &Args) -> Result<Report, Failure> {
     let platform = Platform::new(&server.address("api"), &token)?;
     super::stage::import(&args.folder, &server, &token)?;
     world.provision()?;
-    platform.put(
-        "/v1/operators/home",
-        &json!({ "id_mno": "HOME", "display_name": "Home", "mcc": "001", "mnc": "01", "register": { "kind": "own" } }),
-    )?;
+    operators(&platform)?;
     let wire = Wire::lay(server.address("entitlement").parse()?)?;
     let fleet = world.start_fleet(&smsc, &server, &wire)?;
 
@@ -132,8 +136,9 @@ pub fn play(args: &Args) -> Result<Report, Failure> {
     platform.post(&format!("{path}/start"), &Value::Null)?;
     let campaign = world.campaign(&platform, &path)?;
     let single = world.single(&platform)?;
+    let moved = world.moves(&platform)?;
 
-    let effects = world.effects(fleet.address("door").parse()?)?;
+    let effects = world.effects(fleet.address("door").parse()?, &moved)?;
     let layers = shown(&wire, world.first_uncovered(), &args.folder.join("apdus.jsonl"));
     let sum = |key: &str| campaign[key].as_u64().unwrap_or_default();
     let by = |bearer: &str| single.iter().filter(|one| one["delivered_by"] == bearer).count() as u64;
@@ -141,7 +146,7 @@ pub fn play(args: &Args) -> Result<Report, Failure> {
     let delivered_by = DeliveredBy {
         poll: sum("done_by_poll") + sum("done_by_trigger") + by("poll"),
         sms: by("sms"),
-        ip: by("ip"),
+        ip: by("ip") + moved.iter().flatten().count() as u64,
     };
     let is_proof = |milestone: &&Value| milestone["what"] == "proof";
     let proofs =
@@ -155,7 +160,21 @@ pub fn play(args: &Args) -> Result<Report, Failure> {
         wall_s: (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0,
     };
     drop((fleet, server, smsc));
-    Ok(Report { figures, layers })
+    Ok(Report { figures, moved: moved.iter().flatten().count(), layers })
+}
+
+/// Two operators, each with an authentication centre of its own. A successful EAP-AKA counts as an attach: there is no
+/// other network where these cards are.
+fn operators(platform: &Platform) -> Result<(), Failure> {
+    for (name, mnc) in [("home", "01"), ("away", "02")] {
+        let settings = json!({
+            "id_mno": name.to_uppercase(), "display_name": name, "mcc": "001", "mnc": mnc,
+            "register": { "kind": "own", "database": format!("{name}.db") }, "eap_aka_counts_as_seen": true,
+        });
+        platform.put(&format!("/v1/operators/{name}"), &settings)?;
+    }
+    platform.put("/v1/agreements/home/away", &json!({}))?;
+    Ok(())
 }
 
 /// Settings of the campaign, in campaign time.
@@ -234,8 +253,13 @@ impl<'a> World<'a> {
     /// The authentication centre of the operator gets the subscriptions that the vendor has put on the cards.
     fn provision(&self) -> Result<(), Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let pool = Pool::open(&self.args.folder.join("data").join("register-1.db"))?;
+        let folder = self.args.folder.join("data");
+        let pool = Pool::open(&folder.join("home.db"))?;
+        let first = "001025000000001".parse()?;
+        let stock = Stock::range(first, MOVES_MAX as u64, None, AuthenticationAlgorithm::Milenage)?;
+        let away = Pool::open(&folder.join("away.db"))?;
         runtime.block_on(async {
+            away.add(stock).await?;
             for row in &self.rows {
                 let (Some(imsi), Some(k), Some(opc)) = (row.imsi, row.ki.clone(), row.opc.clone()) else {
                     continue;
@@ -309,8 +333,35 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Some cards without coverage move to the second operator. Answers their new identities in the order of the
+    /// cards, none where the change has not come to its end.
+    fn moves(&self, platform: &Platform) -> Result<Vec<Option<String>>, Failure> {
+        let uncovered = self.rows.iter().skip(self.rows.len() - self.without_coverage as usize);
+        let mut changes = Vec::new();
+        for row in uncovered.take(MOVES_MAX) {
+            let when = EpochMs(self.anchor_ms).to_string();
+            let consent = json!({ "when": when, "how": "web-site" });
+            let body = json!({ "card": row.iccid, "operator": "away", "consent": consent });
+            changes.push(platform.post("/v1/changes", &body)?["id"].as_str().unwrap_or_default().to_owned());
+        }
+        let begun = Instant::now();
+        loop {
+            let views = changes.iter().map(|id| platform.get(&format!("/v1/changes/{id}")));
+            let views = views.collect::<Result<Vec<_>, _>>()?;
+            let over = views.iter().all(|view| view["open"] == false);
+            if over || begun.elapsed() >= PATIENCE {
+                let identity = |view: &Value| {
+                    let is_done = view["state"] == "done";
+                    is_done.then(|| view["new_imsi"].as_str().unwrap_or_default().to_owned())
+                };
+                return Ok(views.iter().map(identity).collect());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
     /// Reads every card through its own port.
-    fn effects(&self, door: std::net::SocketAddr) -> Result<Effects, Failure> {
+    fn effects(&self, door: std::net::SocketAddr, moved: &[Option<String>]) -> Result<Effects, Failure> {
         let mut effects = Effects::default();
         for (place, row) in self.rows.iter().enumerate() {
             let mut reader = Reader::connect(door, row.iccid)?;
@@ -318,8 +369,15 @@ impl<'a> World<'a> {
             let wanted = if place % SINGLE_EVERY == 0 { SINGLE } else { 0xFF };
             let single = Reader::connect(door, row.iccid)?
                 .read_binary(&content::CONFIGURATION, SINGLE_AT as u8 + 1)?;
+            let first = self.rows.len() - self.without_coverage as usize;
+            let identity = match place.checked_sub(first).and_then(|nth| moved.get(nth)) {
+                None => row.imsi.map(|imsi| imsi.to_string()),
+                Some(moved) => moved.clone(),
+            };
+            let found = Reader::connect(door, row.iccid)?.read_binary(&IDENTITY, 9)?;
+            let is_right = identity.is_some_and(|imsi| says(&found, &imsi));
             let count = match effect {
-                Effect::Once if single.last() == Some(&wanted) => &mut effects.once,
+                Effect::Once if is_right && single.last() == Some(&wanted) => &mut effects.once,
                 Effect::Twice => &mut effects.twice,
                 Effect::Once | Effect::Never => &mut effects.never,
             };
@@ -327,6 +385,13 @@ impl<'a> World<'a> {
         }
         Ok(effects)
     }
+}
+
+/// Whether EF.IMSI (3GPP TS 31.102, 4.2.2) holds this identity.
+fn says(file: &[u8], imsi: &str) -> bool {
+    let digits = file.iter().skip(1).flat_map(|byte| [byte & 0x0F, byte >> 4]);
+    let digits: String = digits.map(|digit| format!("{digit:X}")).collect();
+    digits.get(1..=imsi.len()) == Some(imsi)
 }
 
 /// Where the demo leaves its files, for who reads the report.
