@@ -324,13 +324,13 @@ impl Host {
 
     fn submit(&mut self, now: EpochMs, around: &impl Surroundings, reference: u32, tpdu: Vec<u8>) {
         let kept = self.ip.is_some().then(|| tpdu.clone());
+        self.submitting = Some(Submitting { reference, tpdu: kept });
         let line = self.line(around.networks());
         let taken =
             self.subscriber().zip(line).is_some_and(|(imsi, line)| line.submit(imsi, reference, tpdu));
         if !taken {
             return self.handle(now, Event::SubmitOutcome { reference, accepted: false });
         }
-        self.submitting = Some(Submitting { reference, tpdu: kept });
         let tell = around.teller();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(SUBMIT_TIMEOUT_S)).await;

@@ -275,6 +275,30 @@ fn repeated_and_forged_messages_are_not_taken() {
     assert_eq!(statuses(&server.lock().unwrap(), BY_REPORT).len(), 4);
 }
 
+/// There is coverage, but the network does not take what the card sends: it leaves over IP.
+#[test]
+fn what_the_network_does_not_take_leaves_over_ip() {
+    use simtide_agent::network::{Line, NetworkEvent, Networks};
+    let server = server(Vec::new());
+    let mut card = test_card();
+    let mut world = World::new(&server, None, START);
+    world.around.networks = Networks::one(Line::None);
+    assert!(world.run(&mut card));
+    let imsi = "001010000000001".parse().unwrap();
+    world.host.network(world.now, 0, NetworkEvent::Attached { imsi });
+    assert!(world.run(&mut card));
+    // A packet by SMS whose proof the card sends by SMS.
+    let mut sat = simtide_device::sat::Sat::default();
+    let key = simtide_device::inbound::CardKey::Imsi(imsi);
+    let part = sat.deliver(START, key, &item("a-1", packet(1, BY_SUBMIT, "77", 1))).unwrap();
+    let (service_center, tpdu) = (String::new(), part.tpdu);
+    world.host.network(world.now, 0, NetworkEvent::Deliver { imsi, id: 1, service_center, tpdu });
+    assert!(world.run(&mut card));
+    assert_eq!(configuration(&mut card, 1), "77");
+    assert_eq!(statuses(&server.lock().unwrap(), BY_SUBMIT), [(1, ResponseStatus::PorOk)]);
+    assert!(world.queues().outbound().is_empty());
+}
+
 /// The server's notification comes as a short message, where there is coverage for one: the device asks at once.
 #[test]
 fn a_notification_leads_to_a_query() {
