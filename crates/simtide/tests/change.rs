@@ -4,9 +4,12 @@
 
 #[path = "support/hlr/mod.rs"]
 mod hlr;
+#[path = "support/osmocom/mod.rs"]
+mod osmocom;
 #[path = "support/stage/mod.rs"]
 mod stage;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -31,75 +34,74 @@ const USIM: [u8; 7] = [0xA0, 0x00, 0x00, 0x00, 0x87, 0x10, 0x02];
 /// Name, MNC.
 const OPERATORS: [(&str, &str); 3] = [("one", "01"), ("two", "02"), ("three", "03")];
 
-/// An operator with a real register and an SMSC of ours.
+/// An operator with a real register, as the platform and the fleet see it.
+#[derive(Clone, Copy)]
 struct Operator {
     name: &'static str,
     mnc: &'static str,
-    hlr: Hlr,
-    smsc: Role,
+    ctrl: SocketAddr,
+    smpp: SocketAddr,
+    air: SocketAddr,
+}
+
+/// A real register with an SMSC of ours.
+struct Ours {
+    operator: Operator,
+    _smsc: Role,
+    _hlr: Hlr,
+}
+
+impl Ours {
+    async fn start((name, mnc): (&'static str, &'static str), folder: &Path) -> Ours {
+        let hlr = Hlr::start().await;
+        let text = |file: &str| folder.join(format!("{name}-{file}")).display().to_string();
+        let (register, plmn) = (format!("gsup:{}", hlr.gsup()), format!("001-{mnc}"));
+        let pairs = [
+            ["--smpp", "127.0.0.1:0"],
+            ["--air", "127.0.0.1:0"],
+            ["--system-id", "simtide"],
+            ["--password", "simtide"],
+            ["--register", &register],
+            ["--plmn", &plmn],
+            ["--record", &text("smsc.jsonl")],
+        ];
+        let arguments: Vec<String> =
+            ["smsc"].iter().chain(pairs.as_flattened()).map(|&one| one.to_owned()).collect();
+        let smsc = Role::start(&arguments, &[], text("smsc.log").into()).unwrap();
+        let (smpp, air) = (smsc.address("smpp"), smsc.address("air"));
+        Ours { operator: Operator { name, mnc, ctrl: hlr.ctrl(), smpp, air }, _smsc: smsc, _hlr: hlr }
+    }
 }
 
 impl Operator {
-    async fn start((name, mnc): (&'static str, &'static str), folder: &Path) -> Operator {
-        let hlr = Hlr::start().await;
-        let text = |file: &str| folder.join(format!("{name}-{file}")).display().to_string();
-        let arguments = [
-            "smsc",
-            "--smpp",
-            "127.0.0.1:0",
-            "--air",
-            "127.0.0.1:0",
-            "--system-id",
-            "simtide",
-            "--password",
-            "demo",
-            "--register",
-            &format!("gsup:{}", hlr.gsup()),
-            "--plmn",
-            &format!("001-{mnc}"),
-            "--record",
-            &text("smsc.jsonl"),
-        ];
-        let smsc = Role::start(&arguments.map(str::to_owned), &[], text("smsc.log").into()).unwrap();
-        simtide(&[
-            "register-gateway",
-            "pool",
-            "--database",
-            &text("pool.db"),
-            "--first",
-            &format!("001{mnc}5000000001"),
-            "--count",
-            "4",
-            "--msisdn-first",
-            &format!("4670{mnc}00000001"),
-        ]);
-        Operator { name, mnc, hlr, smsc }
-    }
-
     fn link(&self) -> String {
-        let smpp = self.smsc.address("smpp");
         format!(
-            "[[smpp.links]]\nname = \"{}\"\nhost = \"{}\"\nport = {}\nsystem_id = \"simtide\"\npassword = \"demo\"\n",
+            "[[smpp.links]]\nname = \"{}\"\nhost = \"{}\"\nport = {}\nsystem_id = \"simtide\"\npassword = \"simtide\"\n",
             self.name,
-            smpp.ip(),
-            smpp.port()
+            self.smpp.ip(),
+            self.smpp.port()
         )
     }
 
     fn settings(&self, folder: &Path) -> Value {
+        let database = folder.join(format!("{}-pool.db", self.name)).display().to_string();
+        let first = format!("001{}5000000001", self.mnc);
+        let number = format!("4670{}00000001", self.mnc);
+        let pool =
+            [["--database", &database], ["--first", &first], ["--count", "4"], ["--msisdn-first", &number]];
+        simtide(&[&["register-gateway", "pool"], pool.as_flattened()].concat());
         json!({
             "id_mno": format!("000{}", self.mnc), "display_name": format!("Operator {}", self.name),
             "mcc": "001", "mnc": self.mnc, "smpp_links": [self.name], "consent": "inform-after",
             "register": {
-                "kind": "osmo-hlr", "addresses": { "ctrl": self.hlr.ctrl().to_string() },
-                "database": folder.join(format!("{}-pool.db", self.name)).display().to_string(),
+                "kind": "osmo-hlr", "addresses": { "ctrl": self.ctrl.to_string() }, "database": database,
             },
         })
     }
 
-    /// Whether the register knows the identity, and at which network element it is.
+    /// The network element where the register has the identity, empty where it is at none; `None`: it is not known.
     async fn knows(&self, imsi: Imsi) -> Option<String> {
-        let mut stream = TcpStream::connect(self.hlr.ctrl()).await.unwrap();
+        let mut stream = TcpStream::connect(self.ctrl).await.unwrap();
         let request = format!("GET 1 subscriber.by-imsi-{imsi}.info-all");
         stream.write_all(&Frame::Ctrl(request.into_bytes()).encode()).await.unwrap();
         let mut received = Vec::new();
@@ -111,6 +113,119 @@ impl Operator {
             }
             assert!(stream.read_buf(&mut received).await.unwrap() > 0);
         }
+    }
+
+    async fn has_attached(&self, imsi: Imsi) -> bool {
+        self.knows(imsi).await.is_some_and(|vlr| !vlr.is_empty())
+    }
+}
+
+/// Platform, one card, and the operators between which it moves.
+struct World {
+    folder: tempfile::TempDir,
+    operators: Vec<Operator>,
+    api: Api,
+    card: CardRow,
+    fleet: Role,
+    _server: Role,
+}
+
+impl World {
+    /// The card is with the first operator, and attached there.
+    async fn start(folder: tempfile::TempDir, operators: Vec<Operator>) -> World {
+        let text = |file: &str| folder.path().join(file).display().to_string();
+        let config = format!(
+            "[data]\nfolder = {:?}\n[card_port]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n{}",
+            text("data"),
+            operators.iter().map(Operator::link).collect::<String>()
+        );
+        std::fs::write(text("simtide.toml"), config).unwrap();
+        let serve = ["serve", "--config", &text("simtide.toml")].map(str::to_owned);
+        let server = Role::start(&serve, &[], text("serve.log").into()).unwrap();
+        let token_file = text("data/admin.token");
+        let api = Api {
+            base: format!("http://{}", server.address("api")),
+            token: std::fs::read_to_string(&token_file).unwrap(),
+            http: reqwest::Client::new(),
+        };
+        for operator in &operators {
+            let path = format!("/v1/operators/{}", operator.name);
+            api.ask(Method::PUT, &path, Some(operator.settings(folder.path()))).await;
+        }
+        for (from, to) in operators.iter().flat_map(|from| operators.iter().map(move |to| (from, to))) {
+            if from.name != to.name {
+                let path = format!("/v1/agreements/{}/{}", from.name, to.name);
+                api.ask(Method::PUT, &path, Some(json!({}))).await;
+            }
+        }
+        let cards = text("cards.out");
+        std::fs::write(&cards, order().file(Format::Out).unwrap()).unwrap();
+        let server_flags = ["--server", &api.base, "--token-file", &token_file];
+        let owner = ["--operator", operators[0].name, "--register", operators[0].name];
+        let import = [&["import", &cards, "--plain", "--json"], &server_flags[..], &owner].concat();
+        simtide(&import);
+        let mut fleet = ["fleet", "--door", "127.0.0.1:0", "--status-ms", "0", "--lines", "1"]
+            .map(str::to_owned)
+            .to_vec();
+        fleet.extend(["--cards".to_owned(), cards]);
+        for operator in &operators {
+            let network = format!("001-{}={}", operator.mnc, operator.air);
+            fleet.extend(["--network".to_owned(), network]);
+        }
+        let fleet = Role::start(&fleet, &[], text("fleet.log").into()).unwrap();
+        let card = order().rows().unwrap().remove(0);
+        let world = World { folder, operators, api, card, fleet, _server: server };
+        let (first, imsi) = (world.operators[0], world.card.imsi.unwrap());
+        world.wait(async || first.has_attached(imsi).await).await;
+        world
+    }
+
+    /// The card moves; what it and the registers hold then is read from them.
+    async fn change(&self, to: usize) {
+        let before = self.imsi_on_card();
+        let consent = json!({ "when": EpochMs(now_ms()).to_string(), "how": "contact-center" });
+        let to = self.operators[to];
+        let body = json!({ "card": self.card.iccid.to_string(), "operator": to.name, "consent": consent });
+        let change = self.api.ask(Method::POST, "/v1/changes", Some(body)).await;
+        let path = format!("/v1/changes/{}", change["id"].as_str().unwrap());
+        self.wait(async || self.api.ask(Method::GET, &path, None).await["open"] == json!(false)).await;
+        let change = self.api.ask(Method::GET, &path, None).await;
+        assert_eq!(change["state"], "done", "{change:#}\n{}", self.logs());
+        let after = self.imsi_on_card();
+        assert_eq!(after.mnc(2), to.mnc);
+        assert_ne!(after, before);
+        for operator in &self.operators {
+            assert_eq!(operator.knows(before).await, None, "{} still has {before}", operator.name);
+            assert_eq!(operator.has_attached(after).await, operator.name == to.name, "{}", operator.name);
+        }
+    }
+
+    /// EF.IMSI, read from the card itself.
+    fn imsi_on_card(&self) -> Imsi {
+        let mut reader = Reader::connect(self.fleet.address("door"), self.card.iccid).unwrap();
+        reader.select_application(&USIM).unwrap();
+        let select = simtide_protocol::apdu::Command::new(0x00, 0xA4, 0x00, 0x0C).with_data(&[0x6F, 0x07]);
+        reader.transmit(select).unwrap();
+        let read = simtide_protocol::apdu::Command::new(0x00, 0xB0, 0x00, 0x00).with_le(9);
+        Imsi::from_file(&reader.transmit(read).unwrap()).unwrap()
+    }
+
+    async fn wait(&self, mut is_so: impl AsyncFnMut() -> bool) {
+        let began = Instant::now();
+        while !is_so().await {
+            assert!(began.elapsed() < PATIENCE, "{}", self.logs());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn logs(&self) -> String {
+        let names = ["serve.log", "fleet.log", "one-smsc.jsonl", "two-smsc.jsonl", "three-smsc.jsonl"];
+        let tail = |name: &str| {
+            let text = std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(25).collect();
+            format!("-- {name}\n{}", lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        };
+        names.map(tail).join("\n")
     }
 }
 
@@ -159,26 +274,6 @@ fn now_ms() -> i64 {
     simtide_agent::clock::real_now().0
 }
 
-/// EF.IMSI, read from the card itself.
-fn imsi_on(card: &CardRow, door: std::net::SocketAddr) -> Imsi {
-    let mut reader = Reader::connect(door, card.iccid).unwrap();
-    reader.select_application(&USIM).unwrap();
-    let select = simtide_protocol::apdu::Command::new(0x00, 0xA4, 0x00, 0x0C).with_data(&[0x6F, 0x07]);
-    reader.transmit(select).unwrap();
-    let read = simtide_protocol::apdu::Command::new(0x00, 0xB0, 0x00, 0x00).with_le(9);
-    Imsi::from_file(&reader.transmit(read).unwrap()).unwrap()
-}
-
-fn logs(folder: &Path) -> String {
-    let names = ["serve.log", "fleet.log", "one-smsc.jsonl", "two-smsc.jsonl", "three-smsc.jsonl"];
-    let tail = |name: &str| {
-        let text = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().rev().take(25).collect();
-        format!("-- {name}\n{}", lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
-    };
-    names.map(tail).join("\n")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_card_changes_three_times_among_three_operators_with_osmo_hlr() {
     if let Some(missing) = hlr::missing() {
@@ -186,87 +281,36 @@ async fn one_card_changes_three_times_among_three_operators_with_osmo_hlr() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    let mut operators = Vec::new();
+    let mut ours = Vec::new();
     for who in OPERATORS {
-        operators.push(Operator::start(who, folder).await);
+        ours.push(Ours::start(who, folder.path()).await);
     }
-    let text = |file: &str| folder.join(file).display().to_string();
-    let config = format!(
-        "[data]\nfolder = {:?}\n[card_port]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n{}",
-        text("data"),
-        operators.iter().map(Operator::link).collect::<String>()
-    );
-    std::fs::write(folder.join("simtide.toml"), config).unwrap();
-    let serve = ["serve", "--config", &text("simtide.toml")].map(str::to_owned);
-    let server = Role::start(&serve, &[], folder.join("serve.log")).unwrap();
-    let token_file = text("data/admin.token");
-    let api = Api {
-        base: format!("http://{}", server.address("api")),
-        token: std::fs::read_to_string(&token_file).unwrap(),
-        http: reqwest::Client::new(),
-    };
-    for operator in &operators {
-        let path = format!("/v1/operators/{}", operator.name);
-        api.ask(Method::PUT, &path, Some(operator.settings(folder))).await;
-    }
-    for (from, to) in [("one", "two"), ("two", "three"), ("three", "one")] {
-        api.ask(Method::PUT, &format!("/v1/agreements/{from}/{to}"), Some(json!({}))).await;
-    }
-    std::fs::write(folder.join("cards.out"), order().file(Format::Out).unwrap()).unwrap();
-    simtide(&[
-        "import",
-        &text("cards.out"),
-        "--plain",
-        "--json",
-        "--server",
-        &api.base,
-        "--token-file",
-        &token_file,
-        "--operator",
-        "one",
-        "--register",
-        "one",
-    ]);
-    let mut fleet = ["fleet", "--door", "127.0.0.1:0", "--status-ms", "0"].map(str::to_owned).to_vec();
-    fleet.extend(["--cards".to_owned(), text("cards.out")]);
-    for operator in &operators {
-        let network = format!("001-{}={}", operator.mnc, operator.smsc.address("air"));
-        fleet.extend(["--network".to_owned(), network]);
-    }
-    let fleet = Role::start(&fleet, &[], folder.join("fleet.log")).unwrap();
-    let door = fleet.address("door");
-    let card = order().rows().unwrap().remove(0);
-
-    let mut before = card.imsi.unwrap();
-    wait(folder, async || operators[0].knows(before).await.is_some_and(|vlr| !vlr.is_empty())).await;
-    for (from, to) in [(0, 1), (1, 2), (2, 0)] {
-        let consent = json!({ "when": EpochMs(now_ms()).to_string(), "how": "contact-center" });
-        let body =
-            json!({ "card": card.iccid.to_string(), "operator": operators[to].name, "consent": consent });
-        let change = api.ask(Method::POST, "/v1/changes", Some(body)).await;
-        let path = format!("/v1/changes/{}", change["id"].as_str().unwrap());
-        wait(folder, async || api.ask(Method::GET, &path, None).await["open"] == json!(false)).await;
-        let change = api.ask(Method::GET, &path, None).await;
-        assert_eq!(change["state"], "done", "{change:#}\n{}", logs(folder));
-        // What the card and the registers hold, not what the platform says of them.
-        let after = imsi_on(&card, door);
-        assert_eq!(after.mnc(2), operators[to].mnc);
-        assert_ne!(after, before);
-        for (place, operator) in operators.iter().enumerate() {
-            assert_eq!(operator.knows(before).await, None, "{} still has {before}", operator.name);
-            let attached = operator.knows(after).await.is_some_and(|vlr| !vlr.is_empty());
-            assert_eq!(attached, place == to, "{} from {from}", operator.name);
-        }
-        before = after;
+    let world = World::start(folder, ours.iter().map(|one| one.operator).collect()).await;
+    for to in [1, 2, 0] {
+        world.change(to).await;
     }
 }
 
-async fn wait(folder: &Path, mut is_so: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so().await {
-        assert!(began.elapsed() < PATIENCE, "{}", logs(folder));
-        tokio::time::sleep(LOOK_EVERY).await;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_card_leaves_a_real_network_and_comes_back() {
+    if let Some(missing) = osmocom::missing() {
+        eprintln!("SKIPPED: {missing}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let network = osmocom::Network::start().await;
+    let radio = osmocom::radio::Radio::start(network.mme().await, network.address).await;
+    let real = Operator {
+        name: "one",
+        mnc: "01",
+        ctrl: SocketAddr::from((network.address, osmocom::HLR_CONTROL)),
+        smpp: SocketAddr::from((network.address, osmocom::SMPP)),
+        air: radio.air,
+    };
+    let ours = Ours::start(OPERATORS[1], folder.path()).await;
+    let world = World::start(folder, vec![real, ours.operator]).await;
+    for to in [1, 0] {
+        world.change(to).await;
     }
 }
 

@@ -1,7 +1,10 @@
 //! OsmoMSC and OsmoHLR as the network: processes with their own configuration on a loopback address of their own, and
 //! the phone side of an MME behind them.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 pub mod phone;
+pub mod radio;
 pub mod sgs;
 
 use std::net::Ipv4Addr;
@@ -21,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Networks that this process has started.
 static NETWORKS: AtomicU8 = AtomicU8::new(0);
 /// Ports that the programs do not let one choose.
-const HLR_CONTROL: u16 = 4259;
+pub const HLR_CONTROL: u16 = 4259;
 const SGS: u16 = 29118;
 /// Port of the SMPP door.
 pub const SMPP: u16 = 2775;

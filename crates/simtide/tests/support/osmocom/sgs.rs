@@ -143,6 +143,22 @@ impl Mme {
         }
     }
 
+    /// Returns when the switch has something to say: [`Mme::take_in`] takes it.
+    pub async fn readable(&self) {
+        self.stream.readable().await.unwrap();
+    }
+
+    /// One message of the switch.
+    pub async fn take_in(&mut self) {
+        let message = self.receive().await;
+        self.handle(&message).await;
+    }
+
+    /// The next event, if there is one already.
+    pub fn next(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
     async fn handle(&mut self, message: &[u8]) {
         let (kind, elements) = (message[0], elements(&message[1..]));
         let element = |tag: u8| elements.iter().find(|(t, _)| *t == tag).map(|(_, value)| *value);
