@@ -187,7 +187,7 @@ impl Change {
             if second_is_known && (number % 2 == 1) == likely_second { Party::Second } else { Party::First };
         let validity_s = FENCE_VALIDITY_S;
         out.push(Command::Fence { attempt: number.min(u16::from(u8::MAX)) as u8, over, validity_s });
-        if number % ALARM_TRIES == 0 {
+        if number.is_multiple_of(ALARM_TRIES) {
             out.push(Command::Alarm(Alarm::NotHeard));
         }
         // Later ones come rarer, but never less than once a day.

@@ -74,63 +74,86 @@ impl Change {
 
     pub(super) fn did_not(&mut self, now: EpochMs, verb: Verb, fault: RegisterFault, out: &mut Out) {
         use RegisterFault as F;
-        let refuses = matches!(fault, F::Refused | F::Conflict);
-        match (self.state, verb, fault) {
-            (State::Authorised, Verb::Reserve, F::Refused | F::Conflict | F::NotFound) => {
+        let is_definite = matches!(fault, F::Refused | F::Conflict | F::NotFound);
+        match (self.state, verb) {
+            (State::Authorised, Verb::Reserve) if is_definite => {
                 // A refusal may be the answer to a second copy of a request that was carried out.
                 self.reservation = Reservation::Perhaps;
                 self.close(now, State::Failed, Reason::RegisterRefused, out);
             }
-            (State::Authorised, Verb::Reserve, F::Unreachable | F::Exhausted) => {
+            (State::Authorised, Verb::Reserve) => {
+                let is_surely_not_done = matches!(fault, F::Unreachable | F::Exhausted);
                 // Of an earlier try nobody knows.
-                if self.reservation == Reservation::Asked {
-                    self.reservation = Reservation::None;
-                }
+                self.reservation = match self.reservation {
+                    Reservation::Asked if is_surely_not_done => Reservation::None,
+                    _ => Reservation::Perhaps,
+                };
             }
-            (State::Authorised, Verb::Reserve, _) => self.reservation = Reservation::Perhaps,
-            (State::Reserved, Verb::Arm, F::Refused | F::Conflict | F::NotFound) => {
+            (State::Reserved, Verb::Arm) if is_definite => {
                 self.close(now, State::Failed, Reason::RegisterRefused, out);
             }
-            (State::Attached, Verb::Withdraw, F::NotFound) if self.is_settled() => {
+            (State::Attached, Verb::Withdraw) if self.is_settled() => {
+                self.not_taken_away(now, (verb, fault), State::Withdrawn, out);
+            }
+            (State::Withdrawn, Verb::Retire) => {
+                self.not_taken_away(now, (verb, fault), State::Retired, out);
+            }
+            (state, _) if state.is_closing() => self.not_given_back(verb, fault, out),
+            _ => {}
+        }
+    }
+
+    /// Register 1 has not done it: it is asked again, for ever.
+    fn not_taken_away(
+        &mut self,
+        now: EpochMs,
+        (verb, fault): (Verb, RegisterFault),
+        next: State,
+        out: &mut Out,
+    ) {
+        match fault {
+            RegisterFault::NotFound => {
                 if self.is_absent() {
-                    self.enter(now, State::Withdrawn, out);
+                    self.enter(now, next, out);
                 }
             }
-            (State::Withdrawn, Verb::Retire, F::NotFound) => {
-                if self.is_absent() {
-                    self.enter(now, State::Retired, out);
-                }
-            }
-            (State::Attached | State::Withdrawn, Verb::Withdraw | Verb::Retire, _) => {
+            fault => {
+                let refuses = matches!(fault, RegisterFault::Refused | RegisterFault::Conflict);
                 if refuses || self.tries == ALARM_TRIES {
                     out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
                 }
             }
-            (state, Verb::Release, F::NotFound | F::Conflict) if state.is_closing() => {
-                if fault == F::Conflict {
-                    out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
-                }
-                if self.is_absent() {
-                    self.released(out);
-                }
+        }
+    }
+
+    /// Register 2 has not taken identity 2 back, or has not said which one it is.
+    fn not_given_back(&mut self, verb: Verb, fault: RegisterFault, out: &mut Out) {
+        use RegisterFault as F;
+        if verb == Verb::Release && matches!(fault, F::NotFound | F::Conflict) {
+            if fault == F::Conflict {
+                out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
             }
+            if self.is_absent() {
+                self.released(out);
+            }
+        }
+        if verb != Verb::Reserve || self.identity.is_some() {
+            return;
+        }
+        let is_given_up = match fault {
             // It holds nothing for this change.
-            (state, Verb::Reserve, F::Refused | F::Conflict | F::NotFound | F::Exhausted)
-                if state.is_closing() && self.identity.is_none() =>
-            {
-                if self.is_absent() {
-                    (self.reservation, self.due) = (Reservation::None, None);
-                }
-            }
+            F::Refused | F::Conflict | F::NotFound | F::Exhausted => self.is_absent(),
             // What it holds nobody can read; it has no access. Its pool has one less, and people know.
-            (state, Verb::Reserve, F::Invalid) if state.is_closing() && self.identity.is_none() => {
+            F::Invalid => {
                 self.absences = self.absences.saturating_add(1);
-                if u16::from(self.absences) >= TRIES_MAX {
-                    (self.reservation, self.due) = (Reservation::None, None);
-                    out.push(Command::Alarm(Alarm::RegisterRefuses { verb }));
-                }
+                let is_last = u16::from(self.absences) >= TRIES_MAX;
+                out.extend(is_last.then_some(Command::Alarm(Alarm::RegisterRefuses { verb })));
+                is_last
             }
-            _ => {}
+            F::Unreachable | F::Unknown => false,
+        };
+        if is_given_up {
+            (self.reservation, self.due) = (Reservation::None, None);
         }
     }
 
