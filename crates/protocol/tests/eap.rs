@@ -1,6 +1,6 @@
 //! EAP-AKA: the recorded exchange of other implementations, both ends against each other, and bad input.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::result_large_err)]
 
 use simtide_protocol::aka::{self, AkaFunctions, Sqn, SqnArray, Vector};
 use simtide_protocol::eap::Method;

@@ -79,9 +79,12 @@ pub struct Deliveries {
     turns: [tokio::sync::Mutex<()>; TURNS],
     /// Cards of which a proof is just being taken in over IP.
     by_ip: Mutex<HashSet<CardId>>,
-    in_session: OnceLock<Box<dyn Fn(&CardId) -> bool + Send + Sync>>,
+    in_session: OnceLock<InSession>,
     notifier: OnceLock<Arc<dyn Notifier>>,
 }
+
+/// Whether a card has a session at the card port.
+type InSession = Box<dyn Fn(&CardId) -> bool + Send + Sync>;
 
 /// What the manager works with.
 pub struct Parts {
