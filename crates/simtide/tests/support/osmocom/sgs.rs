@@ -145,7 +145,8 @@ impl Mme {
 
     /// Returns when the switch has something to say: [`Mme::take_in`] takes it.
     pub async fn readable(&self) {
-        self.stream.readable().await.unwrap();
+        // Readiness alone may be stale, and whoever reads then waits.
+        self.stream.peek(&mut [0]).await.unwrap();
     }
 
     /// One message of the switch.
