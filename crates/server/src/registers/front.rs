@@ -10,7 +10,7 @@ use simtide_protocol::ids::{CardId, ChangeId, Imsi};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::algorithm::Functions;
-use super::pool::{Entry, Pool};
+use super::pool::{Entry, Pool, State};
 use super::{
     Answer, NewIdentity, PoolState, Register, RegisterError, Seen, Subscriber, VECTORS_MAX, VectorsWanted,
 };
@@ -96,8 +96,12 @@ impl Pooled {
             return Err(RegisterError::Refused(format!("ask for 1 to {VECTORS_MAX} vectors")));
         }
         let entry = self.pool.entry(imsi)?;
-        if entry.as_ref().is_some_and(|entry| !entry.access) {
-            return Err(RegisterError::Refused("the identity has no access".to_owned()));
+        match entry.as_ref().filter(|entry| !entry.access).map(|entry| entry.state) {
+            None => {}
+            Some(State::Free | State::Retired) => return Err(RegisterError::NotFound),
+            Some(State::Reserved | State::Assigned) => {
+                return Err(RegisterError::Refused("the identity has no access".to_owned()));
+            }
         }
         if let Some((rand, auts)) = &wanted.resynchronisation {
             let known = entry.as_ref().and_then(|entry| Some((entry.algorithm, entry.keys.as_ref()?)));
