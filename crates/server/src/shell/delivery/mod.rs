@@ -132,7 +132,7 @@ impl Deliveries {
     }
 
     /// How to know whether a card is in a session. Once per process.
-    pub fn sessions_are(&self, in_session: Box<dyn Fn(&CardId) -> bool + Send + Sync>) {
+    pub fn sessions_are(&self, in_session: InSession) {
         let _ = self.in_session.set(in_session);
     }
 
