@@ -63,13 +63,21 @@ pub enum Procedure {
     Purge = 0x0C,
     /// The register says what a network element has to know.
     InsertData = 0x10,
+    /// The register says that a subscriber has no access any more: how OsmoHLR withdraws it.
+    DeleteData = 0x14,
     /// The register says that a subscriber is elsewhere, or has no access any more.
     LocationCancel = 0x1C,
 }
 
 impl Procedure {
-    const ALL: [Self; 5] =
-        [Self::UpdateLocation, Self::SendAuthInfo, Self::Purge, Self::InsertData, Self::LocationCancel];
+    const ALL: [Self; 6] = [
+        Self::UpdateLocation,
+        Self::SendAuthInfo,
+        Self::Purge,
+        Self::InsertData,
+        Self::DeleteData,
+        Self::LocationCancel,
+    ];
 }
 
 /// Which half of the core network asks.
@@ -121,6 +129,11 @@ pub enum Body {
     InsertData {
         /// The number.
         msisdn: Option<Msisdn>,
+        /// For which half of the core network.
+        domain: Option<Domain>,
+    },
+    /// The subscriber has no access any more.
+    DeleteData {
         /// For which half of the core network.
         domain: Option<Domain>,
     },
@@ -181,6 +194,7 @@ impl fmt::Debug for Body {
             Self::InsertData { msisdn, domain } => {
                 f.debug_struct("InsertData").field("msisdn", msisdn).field("domain", domain).finish()
             }
+            Self::DeleteData { domain } => write!(f, "DeleteData({domain:?})"),
             Self::LocationCancel { cancel, domain } => write!(f, "LocationCancel({cancel:?}, {domain:?})"),
             Self::Purge { domain } => write!(f, "Purge({domain:?})"),
             Self::Done(procedure) => write!(f, "Done({procedure:?})"),
@@ -201,6 +215,7 @@ impl Message {
             Body::SendAuthInfo { .. } | Body::AuthInfo(_) => Procedure::SendAuthInfo,
             Body::UpdateLocation { .. } => Procedure::UpdateLocation,
             Body::InsertData { .. } => Procedure::InsertData,
+            Body::DeleteData { .. } => Procedure::DeleteData,
             Body::LocationCancel { .. } => Procedure::LocationCancel,
             Body::Purge { .. } => Procedure::Purge,
             Body::Done(procedure) | Body::Failed { procedure, .. } => procedure,
@@ -230,7 +245,9 @@ impl Message {
                     push(&mut message, tag::AUTH_TUPLE, &encode_vector(vector));
                 }
             }
-            Body::UpdateLocation { domain } | Body::Purge { domain } => push_domain(&mut message, *domain),
+            Body::UpdateLocation { domain } | Body::Purge { domain } | Body::DeleteData { domain } => {
+                push_domain(&mut message, *domain);
+            }
             Body::InsertData { msisdn, domain } => {
                 if let Some(msisdn) = msisdn {
                     // With its own length inside, as OsmoHLR writes it.
@@ -332,6 +349,7 @@ impl<'a> Elements<'a> {
             Procedure::UpdateLocation => Body::UpdateLocation { domain },
             Procedure::Purge => Body::Purge { domain },
             Procedure::InsertData => Body::InsertData { msisdn: self.msisdn()?, domain },
+            Procedure::DeleteData => Body::DeleteData { domain },
             Procedure::LocationCancel => {
                 let cancel = match self.find(tag::CANCEL_TYPE) {
                     None | Some([0]) => CancelType::Update,
@@ -473,6 +491,8 @@ mod tests {
             ("12010800010100000000f1", "Done(InsertData)"),
             ("1c010800010100000000f1060101280102", "LocationCancel(Withdrawn, Some(CircuitSwitched))"),
             ("1e010800010100000000f1", "Done(LocationCancel)"),
+            ("14010800010100000000f1280102", "DeleteData(Some(CircuitSwitched))"),
+            ("16010800010100000000f1", "Done(DeleteData)"),
             ("0c010800010100000000f1280101", "Purge(Some(PacketSwitched))"),
             ("0e010800010100000000f1", "Done(Purge)"),
         ] {

@@ -198,7 +198,16 @@ async fn cards_prove_themselves_against_osmo_hlr() {
     assert_eq!(challenges, 2, "one more after the card's number was known");
     assert_ne!(control.vlr_number(genuine).await, "");
 
+    // The operator takes the access away.
     wait_for(&record, second, Happened::Attached, "43660000003", &log).await;
-    assert_eq!(smsc.figures().attached, 2);
+    let mut terminal = TcpStream::connect((hlr.address, 4258)).await.unwrap();
+    let withdraw = format!("subscriber imsi {} update network-access-mode none", second.imsi.unwrap());
+    for (prompt, order) in [(b'>', "enable"), (b'#', &withdraw), (b'#', "exit")] {
+        while terminal.read_u8().await.unwrap() != prompt {}
+        terminal.write_all(format!("{order}\n").as_bytes()).await.unwrap();
+    }
+    wait_for(&record, second, Happened::Withdrawn, "43660000003", &log).await;
+    wait_for(&record, genuine, Happened::Attached, "43660000001", &log).await;
+    assert_eq!(smsc.figures().attached, 1);
     fleet.switch_off();
 }

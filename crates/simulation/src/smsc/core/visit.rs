@@ -165,7 +165,12 @@ impl Core {
             Body::Failed { procedure: Procedure::SendAuthInfo | Procedure::UpdateLocation, cause } => {
                 self.end_visit(now, imsi, cause);
             }
-            Body::LocationCancel { cancel, .. } => self.cancelled(now, imsi, cancel),
+            Body::LocationCancel { cancel, .. } => {
+                self.cancelled(now, imsi, Procedure::LocationCancel, cancel);
+            }
+            Body::DeleteData { .. } => {
+                self.cancelled(now, imsi, Procedure::DeleteData, CancelType::Withdrawn);
+            }
             // Results of what is never asked, and requests that are the register's to answer.
             Body::Done(_)
             | Body::Failed { .. }
@@ -244,8 +249,8 @@ impl Core {
     }
 
     /// The subscriber is elsewhere, or has no subscription any more.
-    fn cancelled(&mut self, now: Moment, imsi: Imsi, cancel: CancelType) {
-        self.ask_register(imsi, Body::Done(Procedure::LocationCancel));
+    fn cancelled(&mut self, now: Moment, imsi: Imsi, procedure: Procedure, cancel: CancelType) {
+        self.ask_register(imsi, Body::Done(procedure));
         self.end_visit(now, imsi, cause::NETWORK_NOT_ALLOWED);
         let Some(&msisdn) = self.numbers.get(&imsi) else { return };
         let connection = self.subscribers.get(&msisdn).and_then(|known| known.at).map(|(at, _)| at);

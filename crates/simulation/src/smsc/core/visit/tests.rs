@@ -115,6 +115,20 @@ fn a_card_that_proves_itself_is_let_in_under_its_registers_number() {
 }
 
 #[test]
+fn access_that_is_withdrawn_ends_the_attach() {
+    let mut bench = Bench::new();
+    bench.attach();
+    bench.proves();
+    bench.register(Body::InsertData { msisdn: number("4366000099"), domain: DOMAIN });
+    bench.register(Body::Done(Procedure::UpdateLocation));
+    assert_eq!(bench.attached(), 1);
+    let gone = bench.register(Body::DeleteData { domain: DOMAIN });
+    let detached = ToDevice::Detached { imsi: imsi(), cause: cause::NETWORK_NOT_ALLOWED };
+    assert_eq!(gone, vec![asks(Body::Done(Procedure::DeleteData)), tells(detached)]);
+    assert_eq!(bench.attached(), 0);
+}
+
+#[test]
 fn wrong_answers_are_refused() {
     let mut wrong = XRES;
     wrong[7] ^= 1;
