@@ -3,15 +3,15 @@
 
 mod administration;
 mod coding;
+mod entitlement;
 mod personalization;
 mod signalling;
-mod entitlement;
 
 pub use administration::{scp81_request, scp81_response, script, script_response, trigger};
 pub use coding::{card_file_contents, tlv};
+pub use entitlement::{eap_peer, eap_server, entitlement_document, entitlement_request, second_layer};
 pub use personalization::{personalization_message, personalization_uplink};
 pub use signalling::gsup;
-pub use entitlement::{eap_peer, eap_server, entitlement_document, entitlement_request, second_layer};
 
 use crate::card_file::{
     CardRow, FileError, Format, Item, Reader, Secret, Settings, TransportKey, Writer, WriterSettings,

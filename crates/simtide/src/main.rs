@@ -77,7 +77,10 @@ enum Role {
 
 fn main() -> ExitCode {
     let Simtide { logging, role } = Simtide::parse();
-    logging::start(&logging, matches!(role, Role::Serve(_) | Role::Entitlement(_) | Role::RegisterGateway(_)));
+    logging::start(
+        &logging,
+        matches!(role, Role::Serve(_) | Role::Entitlement(_) | Role::RegisterGateway(_)),
+    );
     match run(role) {
         Ok(status) => status,
         Err(error) => {
