@@ -28,7 +28,7 @@ pub struct Args {
     /// Certificates (PEM) that may have signed the platform's; without it those of the system
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// Configuration: its [entitlement] and [clock] are used; without it the defaults of simtide.toml hold
+    /// Configuration: its sections `entitlement` and `clock` are used; without it the defaults of simtide.toml hold
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Take vectors from our own authentication centre in this process, with its pool in this database, instead of the

@@ -36,7 +36,7 @@ pub struct Args {
     /// all others
     #[arg(long, value_name = "MCC-MNC=ADDR", value_parser = network)]
     network: Vec<(Plmn, String)>,
-    /// The entitlement server that devices without coverage ask: https://HOST[:PORT][/PATH], or http on loopback
+    /// The entitlement server that devices without coverage ask: https://HOST:PORT/PATH, or http on loopback
     #[arg(long, value_name = "URL")]
     entitlement: Option<String>,
     /// So many cards, the last ones of the file, have no coverage: only IP, where there is --entitlement

@@ -9,7 +9,7 @@
 //! | [`names`] | pseudonyms and re-authentication identities |
 //! | [`limits`] | how often one subscriber or one address may begin |
 //! | [`vectors`] | where authentication vectors come from |
-//! | [`delivery`] | the delivery application, inside the second layer |
+//! | `delivery` | the delivery application, inside the second layer |
 //! | [`notification`] | telling devices that something waits |
 //! | [`remote`] | the second interface over HTTP, where this server is a process of its own |
 //! | [`source`] | the second interface: where packets come from and where receipts and proofs go |

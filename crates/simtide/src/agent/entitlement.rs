@@ -16,7 +16,7 @@ use crate::Outcome;
 /// How a card is reached without coverage.
 #[derive(Debug, clap::Args)]
 pub struct EntitlementArgs {
-    /// The entitlement server: https://HOST[:PORT][/PATH], or http on loopback
+    /// The entitlement server: https://HOST:PORT/PATH, or http on loopback
     #[arg(long, value_name = "URL", env = "SIMTIDE_ENTITLEMENT")]
     entitlement: Option<String>,
     /// Folder of the queues; without it they live as long as the process

@@ -3,12 +3,12 @@
 //! | module | does |
 //! |---|---|
 //! | this one | load, handle, **one durable commit**, then the effects; what comes of each is an event again |
-//! | [`commit`] | the operations of that commit: record, packets, the card's new subscription, history |
-//! | [`effects`] | registers, aliases, texts for users |
-//! | [`callback`] | what operator 1 is asked and told, signed |
+//! | `commit` | the operations of that commit: record, packets, the card's new subscription, history |
+//! | `effects` | registers, aliases, texts for users |
+//! | `callback` | what operator 1 is asked and told, signed |
 //! | [`personalization`] | the message, and what the card's answers say |
-//! | [`requests`] | who may begin a change: by API and by the card itself |
-//! | [`timers`] | what is due, and what a process that starts again finds |
+//! | `requests` | who may begin a change: by API and by the card itself |
+//! | `timers` | what is due, and what a process that starts again finds |
 //!
 //! Everything of one change happens one after the other; effects of different changes overlap, a bounded number at once.
 
