@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`transport`] | HTTPS, and HTTP on loopback |
-//! | [`line`] | the same over a local line, to the machine that has a network |
+//! | [`line`](mod@line) | the same over a local line, to the machine that has a network |
 //! | [`queue_file`] | the journal of both queues on disk |
 //! | [`bearer`] | the client module with all of it, in its device's host |
 

@@ -169,18 +169,18 @@ impl Change {
         }
     }
 
-    /// When [`Event::Tick`] is to come; `None`: it is closed.
+    /// When `Event::Tick` is to come; `None`: it is closed.
     pub fn due(&self) -> Option<EpochMs> {
         [self.due, self.notice_due, self.fence_due].into_iter().flatten().min().filter(|_| self.is_open())
     }
 
     /// The packet of which nobody has said what came of its commit: after a start the shell looks for its row and
-    /// answers [`Event::Queued`] or [`Event::NotQueued`].
+    /// answers `Event::Queued` or `Event::NotQueued`.
     pub fn awaits_queue(&self) -> Option<PacketKind> {
         self.packets.asked
     }
 
-    /// Whether [`Event::Cancel`] stops it at once.
+    /// Whether `Event::Cancel` stops it at once.
     pub fn may_be_cancelled(&self) -> bool {
         matches!(self.state, State::Requested | State::Authorised | State::Reserved | State::Armed)
     }

@@ -136,7 +136,7 @@ pub struct Standing {
     pub can_be_personalized: bool,
     /// The change that is open.
     pub open: Option<ChangeId>,
-    /// Wrong admin codes since a change succeeded, see [`admin_code_failures`].
+    /// Wrong admin codes since a change succeeded, see [`super::admin_code_failures`].
     pub admin_code_failures: u8,
 }
 

@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn packets_are_shown_from_outside_only() {
-        let first = "0670000003070201 0078 15 1639 15 15 bfff20 aabbccdd".replace(' ', "");
+        let first = "0770000003070201 0078 15 1639 15 15 bfff20 aabbccdd".replace(' ', "");
         assert_eq!(
             packet(&hex::decode(first).unwrap()),
             "command packet, part 1 of 2, SPI 1639 KIc 15 KID 15 TAR BFFF20, 14 bytes sealed"
