@@ -79,6 +79,17 @@ fn pcscd(folder: &Path, port: u16) -> Ended {
     Ended(child)
 }
 
+/// A port for the virtual reader, which listens at the next one too: it has two slots.
+fn free_port() -> u16 {
+    loop {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
+}
+
 fn connected(port: u16) -> TcpStream {
     let since = Instant::now();
     loop {
@@ -124,7 +135,7 @@ fn a_pcsc_client_reads_and_updates_the_card() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let daemon = pcscd(folder.path(), port);
     let reader = connected(port);
     let hang_up = reader.try_clone().unwrap();
@@ -142,7 +153,8 @@ fn a_pcsc_client_reads_and_updates_the_card() {
         "00 D6 00 00 02 C0 DE",
         "00 B0 00 00 02",
     ]);
-    assert!(said.contains("98 88 12 01 00 00 00 00 10 F1 90 00"), "{said}");
+    let log = std::fs::read_to_string(folder.path().join("pcscd.log")).unwrap_or_default();
+    assert!(said.contains("98 88 12 01 00 00 00 00 10 F1 90 00"), "{said}\n{log}");
     assert!(said.contains("C0 DE 90 00"), "{said}");
     hang_up.shutdown(std::net::Shutdown::Both).unwrap();
     drop(daemon);
@@ -166,7 +178,7 @@ fn a_delivery_through_a_reader_of_the_system() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let daemon = pcscd(folder.path(), port);
     let stream = connected(port);
     let hang_up = stream.try_clone().unwrap();
