@@ -12,7 +12,7 @@ use super::Shared;
 use super::idempotency::once;
 use super::operators;
 use super::problem::Problem;
-use super::request::{Body, Parameters, named};
+use super::request::{Body, Parameters, named, next_place, place};
 use super::tokens::{Caller, Role};
 use crate::registers::AttachReport;
 use crate::shell::subscription::{ChangeRefused, Kept, ListQuery, RequestRefused, Wanted};
@@ -220,22 +220,17 @@ pub async fn list(
         let found = State::ALL.into_iter().find(|state| state.name() == name);
         found.ok_or_else(|| Problem::bad_request("state: requested, sent, unknown, done, ..."))
     });
-    let after = parameters.after.as_deref().map(|after| {
-        let place =
-            after.split_once('-').and_then(|(bucket, id)| Some((bucket.parse().ok()?, id.parse().ok()?)));
-        place.ok_or_else(|| Problem::bad_request("after: give the \"next\" of the page before"))
-    });
     let query = ListQuery {
         card,
         open: parameters.open,
         state: state.transpose()?,
-        after: after.transpose()?,
+        after: place(parameters.after.as_deref())?,
         rows_max: PAGE_ROWS,
     };
     let (kept, next) =
         api.platform.changes.list(query, |kept| may_see(&caller, kept.tenant, &kept.change)).await?;
     let changes = kept.iter().map(|kept| view(&kept.change, &caller)).collect();
-    Ok(Json(ChangeList { changes, next: next.map(|(bucket, id)| format!("{bucket}-{id}")) }))
+    Ok(Json(ChangeList { changes, next: next_place(next) }))
 }
 
 /// Shows a change.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use super::Shared;
 use super::idempotency::once;
 use super::problem::Problem;
-use super::request::{Body, Parameters, named};
+use super::request::{Body, Parameters, named, next_place, place};
 use super::tokens::{Caller, Role};
 use crate::shell::delivery::DeliveryRefused;
 use crate::shell::delivery::Wanted;
@@ -179,15 +179,14 @@ pub async fn list(
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Json<DeliveryList>, Problem> {
     let card = parameters.card.as_deref().map(|card| named("card", card)).transpose()?;
-    let after = parameters.after.as_deref().map(|after| {
-        let place =
-            after.split_once('-').and_then(|(bucket, id)| Some((bucket.parse().ok()?, id.parse().ok()?)));
-        place.ok_or_else(|| Problem::bad_request("after: give the \"next\" of the page before"))
-    });
-    let query = ListQuery { card, open: parameters.open, after: after.transpose()?, rows_max: PAGE_ROWS };
+    let query = ListQuery {
+        card,
+        open: parameters.open,
+        after: place(parameters.after.as_deref())?,
+        rows_max: PAGE_ROWS,
+    };
     let (records, next) = api.platform.deliveries.list(caller.tenant, query).await?;
-    let next = next.map(|(bucket, id)| format!("{bucket}-{id}"));
-    Ok(Json(DeliveryList { deliveries: records.iter().map(view).collect(), next }))
+    Ok(Json(DeliveryList { deliveries: records.iter().map(view).collect(), next: next_place(next) }))
 }
 
 /// Ends a delivery. A copy that has left may still have its effect.

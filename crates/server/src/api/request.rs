@@ -118,6 +118,18 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Body<T> {
     }
 }
 
+/// Where a page of cases begins: the `next` of the page before, `BUCKET-ID`.
+pub fn place<I: std::str::FromStr>(after: Option<&str>) -> Result<Option<(u16, I)>, Problem> {
+    let Some(after) = after else { return Ok(None) };
+    let place = after.split_once('-').and_then(|(bucket, id)| Some((bucket.parse().ok()?, id.parse().ok()?)));
+    place.map(Some).ok_or_else(|| Problem::bad_request("after: give the \"next\" of the page before"))
+}
+
+/// [`place`] as `next`.
+pub fn next_place<I: std::fmt::Display>(next: Option<(u16, I)>) -> Option<String> {
+    next.map(|(bucket, id)| format!("{bucket}-{id}"))
+}
+
 /// The text of a path segment as what it names.
 pub fn named<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Problem>
 where
