@@ -2,21 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[path = "support/polling.rs"]
+mod polling;
+
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslVersion};
 use serde_json::{Value, json};
 use simtide_agent::clock::Clock as AirClock;
 use simtide_platform::card::{Applied, CardState};
-use simtide_protocol::apdu;
 use simtide_protocol::ids::{Bucket, CardId, EpochMs, Iccid, Imsi, Msisdn, Tar};
 use simtide_protocol::profile::STANDARD_TEXT;
 use simtide_protocol::scp80::{self, Key, KeySet, Kic, Kid};
-use simtide_protocol::scp81::{Framing, Limits, Request, Response, ResponseDecoder, ScriptStatus};
-use simtide_protocol::script::expanded::{Items, LengthForm, ResponseWriter};
+use simtide_protocol::scp81::{Framing, Limits, ResponseDecoder};
 use simtide_server::card_port::Psk;
 use simtide_server::config::Config;
 use simtide_server::shell::Platform;
@@ -31,9 +30,7 @@ use simtide_server::store::{
 use simtide_simulation::smsc::{Settings, Smsc};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio_openssl::SslStream;
 
-const PSK: [u8; 16] = [0x42; 16];
 const KIC: [u8; 16] = [0x11; 16];
 const KID: [u8; 16] = [0x22; 16];
 const TENANT: TenantId = TenantId(1);
@@ -44,7 +41,7 @@ struct TestKeyring;
 
 impl Keyring for TestKeyring {
     fn psk(&self, _card: &CardRecord) -> Result<Option<Psk>, KeyringError> {
-        Ok(Some(Psk::new(PSK.to_vec())))
+        Ok(Some(Psk::new(polling::PSK.to_vec())))
     }
 
     fn psk_of_nobody(&self) {}
@@ -151,65 +148,9 @@ fn file_update(repeatable: bool) -> Definition {
     .unwrap()
 }
 
-/// A card that polls and executes everything; answers how many scripts it got.
+/// A poll of card n; answers how many scripts it got.
 async fn poll(address: SocketAddr, n: u32) -> usize {
-    let mut stream = connect(address, n).await;
-    let mut request =
-        Request::first("/poll".parse().unwrap(), "ota".parse().unwrap(), "card".parse().unwrap());
-    let mut decoder = ResponseDecoder::new(Limits::default());
-    for scripts in 0.. {
-        stream.write_all(&request.encode(Framing::ContentLength)).await.unwrap();
-        let response = receive(&mut stream, &mut decoder).await;
-        if response.status == 204 {
-            return scripts;
-        }
-        assert_eq!(response.status, 200);
-        request = Request {
-            target: response.next_uri.clone().unwrap(),
-            script_status: Some(ScriptStatus::Ok),
-            content_type: response.content_type.map(|kind| kind.of_response()),
-            body: execute(&response.body),
-            ..request
-        };
-    }
-    unreachable!()
-}
-
-async fn connect(address: SocketAddr, n: u32) -> SslStream<TcpStream> {
-    let identity = std::ffi::CString::new(iccid(n).to_string()).unwrap();
-    let mut builder = SslContextBuilder::new(SslMethod::tls_client()).unwrap();
-    builder.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
-    builder.set_cipher_list("PSK-AES128-CBC-SHA256").unwrap();
-    builder.set_psk_client_callback(move |_, _, out, psk| {
-        let identity = identity.as_bytes_with_nul();
-        out[..identity.len()].copy_from_slice(identity);
-        psk[..16].copy_from_slice(&PSK);
-        Ok(16)
-    });
-    let tcp = TcpStream::connect(address).await.unwrap();
-    let mut stream = SslStream::new(Ssl::new(&builder.build()).unwrap(), tcp).unwrap();
-    Pin::new(&mut stream).connect().await.unwrap();
-    stream
-}
-
-async fn receive(stream: &mut SslStream<TcpStream>, decoder: &mut ResponseDecoder) -> Response {
-    let mut buffer = [0; 4096];
-    loop {
-        let count = stream.read(&mut buffer).await.unwrap();
-        assert!(count > 0, "the server closed");
-        if let Some(response) = decoder.receive(&buffer[..count]).unwrap() {
-            return response;
-        }
-    }
-}
-
-fn execute(script: &[u8]) -> Vec<u8> {
-    let mut writer = ResponseWriter::new(LengthForm::Definite);
-    for item in Items::new(script).unwrap() {
-        item.unwrap();
-        writer.response(&apdu::Response::status(apdu::StatusWord::OK));
-    }
-    writer.finish()
+    polling::poll(address, iccid(n)).await.len()
 }
 
 /// Waits; the test's own time limit is the only deadline.
@@ -253,10 +194,10 @@ async fn a_dialogue_that_breaks_marks_nothing_and_the_mark_is_read_first() {
     let platform = start(&store, None).await;
     let campaign = platform.campaigns.create(TENANT, "update", &file_update(false)).await.unwrap();
     platform.campaigns.start(TENANT, campaign.id).await.unwrap();
-    let mut stream = connect(platform.port.address(), 0).await;
-    let first = Request::first("/poll".parse().unwrap(), "ota".parse().unwrap(), "card".parse().unwrap());
+    let mut stream = polling::connect(platform.port.address(), iccid(0)).await;
+    let first = polling::first_request();
     stream.write_all(&first.encode(Framing::ContentLength)).await.unwrap();
-    let response = receive(&mut stream, &mut ResponseDecoder::new(Limits::default())).await;
+    let response = polling::receive(&mut stream, &mut ResponseDecoder::new(Limits::default())).await;
     assert_eq!(response.status, 200);
     drop(stream);
     until(async || platform.port.open() == 0).await;
@@ -278,10 +219,10 @@ async fn a_card_that_comes_back_does_not_wait_for_the_session_that_it_has_left()
     let campaign = platform.campaigns.create(TENANT, "update", &file_update(true)).await.unwrap();
     platform.campaigns.start(TENANT, campaign.id).await.unwrap();
     // Switched off with a script in its hands: the connection stays open, and nothing says that it is dead.
-    let mut left = connect(platform.port.address(), 0).await;
-    let first = Request::first("/poll".parse().unwrap(), "ota".parse().unwrap(), "card".parse().unwrap());
+    let mut left = polling::connect(platform.port.address(), iccid(0)).await;
+    let first = polling::first_request();
     left.write_all(&first.encode(Framing::ContentLength)).await.unwrap();
-    let script = receive(&mut left, &mut ResponseDecoder::new(Limits::default())).await;
+    let script = polling::receive(&mut left, &mut ResponseDecoder::new(Limits::default())).await;
     assert_eq!(script.status, 200);
     assert_eq!(poll(platform.port.address(), 0).await, 1);
     assert!(store.card(CardId::from(iccid(0))).await.unwrap().unwrap().hot.applied.has(1));
@@ -298,17 +239,19 @@ async fn a_request_that_says_nothing_of_the_script_before_begins_anew() {
     let platform = start(&store, None).await;
     let campaign = platform.campaigns.create(TENANT, "update", &file_update(true)).await.unwrap();
     platform.campaigns.start(TENANT, campaign.id).await.unwrap();
-    let mut stream = connect(platform.port.address(), 0).await;
-    let first = Request::first("/poll".parse().unwrap(), "ota".parse().unwrap(), "card".parse().unwrap());
+    let mut stream = polling::connect(platform.port.address(), iccid(0)).await;
+    let first = polling::first_request();
     let mut decoder = ResponseDecoder::new(Limits::default());
     let mut scripts = Vec::new();
     for _ in 0..2 {
         stream.write_all(&first.encode(Framing::ContentLength)).await.unwrap();
-        scripts.push(receive(&mut stream, &mut decoder).await.body);
+        scripts.push(polling::receive(&mut stream, &mut decoder).await.body);
     }
     assert_eq!(scripts[0], scripts[1]);
     let card = store.card(CardId::from(iccid(0))).await.unwrap().unwrap();
     assert!(!card.hot.applied.has(1), "nobody has said that the script ran");
+    // The platform lets sessions end before it stops.
+    drop(stream);
     platform.stop().await;
 }
 
@@ -405,6 +348,18 @@ async fn a_trigger_calls_a_card_in_and_the_session_proves_it() {
     platform.stop().await;
 }
 
+/// A command to card 0 with so many bytes for the file system.
+fn wanted(length: usize) -> Wanted {
+    Wanted {
+        card: CardId::from(iccid(0)),
+        tar: Tar([0xB0, 0x00, 0x00]),
+        data: vec![0xA5; length],
+        spi: Some(0x1639),
+        key_set: None,
+        validity_s: 600,
+    }
+}
+
 #[tokio::test]
 async fn a_command_in_two_parts_is_proven_by_its_receipt() {
     let now = simtide_server::clock::Clock::REAL.now();
@@ -413,18 +368,9 @@ async fn a_command_in_two_parts_is_proven_by_its_receipt() {
     let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
     let mut device = Device::attach(smsc.air, 0).await;
     let platform = start(&store, Some(smsc.smpp)).await;
-    let card = CardId::from(iccid(0));
-    let wanted = Wanted {
-        card,
-        tar: Tar([0xB0, 0x00, 0x00]),
-        data: vec![0xA5; 150],
-        spi: Some(0x1639),
-        key_set: None,
-        validity_s: 600,
-    };
-    let packet = commands::send(&platform, TENANT, wanted.clone()).await.unwrap();
+    let packet = commands::send(&platform, TENANT, wanted(150)).await.unwrap();
     assert!(matches!(
-        commands::send(&platform, TENANT, wanted).await,
+        commands::send(&platform, TENANT, wanted(150)).await,
         Err(commands::CommandRefused::OpenPacket)
     ));
     let (first, second) = (device.message().await, device.message().await);
@@ -449,15 +395,7 @@ async fn a_command_whose_response_was_announced_stays_open_until_it_comes() {
     let mut device = Device::attach(smsc.air, 0).await;
     let platform = start(&store, Some(smsc.smpp)).await;
     let card = CardId::from(iccid(0));
-    let wanted = Wanted {
-        card,
-        tar: Tar([0xB0, 0x00, 0x00]),
-        data: vec![0xA5; 10],
-        spi: Some(0x1639),
-        key_set: None,
-        validity_s: 600,
-    };
-    let packet = commands::send(&platform, TENANT, wanted).await.unwrap();
+    let packet = commands::send(&platform, TENANT, wanted(10)).await.unwrap();
     let opened = scp80::open(&device.message().await, &keys()).unwrap();
     let answered = async |status: scp80::ResponseStatus| {
         until(async || platform.answers.find(packet.key).is_some_and(|answer| answer.status == status)).await;
@@ -525,15 +463,7 @@ async fn a_command_that_is_lost_with_its_link_leaves_again() {
     let smsc = Smsc::start(settings, any, any, AirClock::REAL, None).await.unwrap();
     let mut device = Device::attach(smsc.air, 0).await;
     let platform = start(&store, Some(smsc.smpp)).await;
-    let wanted = Wanted {
-        card: CardId::from(iccid(0)),
-        tar: Tar([0xB0, 0x00, 0x00]),
-        data: vec![0xA5; 10],
-        spi: Some(0x1639),
-        key_set: None,
-        validity_s: 600,
-    };
-    let packet = commands::send(&platform, TENANT, wanted).await.unwrap();
+    let packet = commands::send(&platform, TENANT, wanted(10)).await.unwrap();
     proves(&mut device, &store, packet.key).await;
     platform.stop().await;
 }
@@ -553,15 +483,7 @@ async fn a_trigger_that_waits_for_its_link_does_not_leave_once_its_card_has_poll
     until(async || open().await.first().is_some_and(|packet| packet.state == PacketState::Submitted)).await;
     assert_eq!(poll(platform.port.address(), 0).await, 1);
     assert_eq!(open().await, []);
-    let wanted = Wanted {
-        card,
-        tar: Tar([0xB0, 0x00, 0x00]),
-        data: vec![0xA5; 10],
-        spi: Some(0x1639),
-        key_set: None,
-        validity_s: 600,
-    };
-    let packet = commands::send(&platform, TENANT, wanted).await.unwrap();
+    let packet = commands::send(&platform, TENANT, wanted(10)).await.unwrap();
     let smsc = Smsc::start(Settings::default(), smpp, any, AirClock::REAL, None).await.unwrap();
     let mut device = Device::attach(smsc.air, 0).await;
     // A link keeps the order of what it is given: the first message is not the trigger.

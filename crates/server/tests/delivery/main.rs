@@ -5,6 +5,8 @@
 
 mod elsewhere;
 mod forgery;
+#[path = "../support/polling.rs"]
+mod polling;
 mod polls;
 mod world;
 

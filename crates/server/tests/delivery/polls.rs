@@ -1,73 +1,10 @@
 //! Polls beside other bearers: what a poll carries, and what it leaves alone.
 
-use std::pin::Pin;
-
-use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslVersion};
-use simtide_protocol::apdu;
-use simtide_protocol::scp81::{Framing, Limits, Request, Response, ResponseDecoder, ScriptStatus};
-use simtide_protocol::script::expanded::{Items, LengthForm, ResponseWriter};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_openssl::SslStream;
-
 use super::*;
 
-async fn connect(address: SocketAddr, n: u32) -> SslStream<TcpStream> {
-    let identity = std::ffi::CString::new(iccid(n).to_string()).unwrap();
-    let mut builder = SslContextBuilder::new(SslMethod::tls_client()).unwrap();
-    builder.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
-    builder.set_cipher_list("PSK-AES128-CBC-SHA256").unwrap();
-    builder.set_psk_client_callback(move |_, _, out, psk| {
-        let identity = identity.as_bytes_with_nul();
-        out[..identity.len()].copy_from_slice(identity);
-        psk[..16].copy_from_slice(&PSK);
-        Ok(16)
-    });
-    let tcp = TcpStream::connect(address).await.unwrap();
-    let mut stream = SslStream::new(Ssl::new(&builder.build()).unwrap(), tcp).unwrap();
-    Pin::new(&mut stream).connect().await.unwrap();
-    stream
-}
-
-async fn receive(stream: &mut SslStream<TcpStream>, decoder: &mut ResponseDecoder) -> Response {
-    let mut buffer = [0; 4096];
-    loop {
-        let count = stream.read(&mut buffer).await.unwrap();
-        assert!(count > 0, "the server closed");
-        if let Some(response) = decoder.receive(&buffer[..count]).unwrap() {
-            return response;
-        }
-    }
-}
-
-/// The scripts that a poll brings, each answered well.
+/// The scripts that a poll of card n brings, each answered well.
 async fn poll(address: SocketAddr, n: u32) -> Vec<Vec<u8>> {
-    let mut stream = connect(address, n).await;
-    let mut request =
-        Request::first("/poll".parse().unwrap(), "ota".parse().unwrap(), "card".parse().unwrap());
-    let mut decoder = ResponseDecoder::new(Limits::default());
-    let mut scripts = Vec::new();
-    loop {
-        stream.write_all(&request.encode(Framing::ContentLength)).await.unwrap();
-        let response = receive(&mut stream, &mut decoder).await;
-        if response.status == 204 {
-            return scripts;
-        }
-        assert_eq!(response.status, 200);
-        let mut writer = ResponseWriter::new(LengthForm::Definite);
-        for item in Items::new(&response.body).unwrap() {
-            item.unwrap();
-            writer.response(&apdu::Response::status(apdu::StatusWord::OK));
-        }
-        scripts.push(response.body);
-        request = Request {
-            target: response.next_uri.clone().unwrap(),
-            script_status: Some(ScriptStatus::Ok),
-            content_type: response.content_type.map(|kind| kind.of_response()),
-            body: writer.finish(),
-            ..request
-        };
-    }
+    polling::poll(address, iccid(n)).await
 }
 
 fn counts(scripts: &[Vec<u8>]) -> usize {

@@ -30,7 +30,6 @@ use tokio::net::TcpStream;
 
 pub const TENANT: TenantId = TenantId(1);
 pub const SOURCE: &str = "500";
-pub const PSK: [u8; 16] = [0x42; 16];
 const DAY_MS: i64 = 86_400_000;
 
 pub fn iccid(n: u32) -> Iccid {
@@ -71,7 +70,7 @@ struct TestKeyring {
 
 impl Keyring for TestKeyring {
     fn psk(&self, _card: &CardRecord) -> Result<Option<Psk>, KeyringError> {
-        Ok(Some(Psk::new(PSK.to_vec())))
+        Ok(Some(Psk::new(super::polling::PSK.to_vec())))
     }
 
     fn psk_of_nobody(&self) {}
