@@ -5,7 +5,7 @@
 #[path = "support/polling.rs"]
 mod polling;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use simtide_protocol::profile::STANDARD_TEXT;
 use simtide_protocol::scp80::{self, Key, KeySet, Kic, Kid};
 use simtide_protocol::scp81::{Framing, Limits, ResponseDecoder};
 use simtide_server::card_port::Psk;
+use simtide_server::clock::Clock;
 use simtide_server::config::Config;
 use simtide_server::shell::Platform;
 use simtide_server::shell::campaigns::Definition;
@@ -30,11 +31,13 @@ use simtide_server::store::{
 use simtide_simulation::smsc::{Settings, Smsc};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
 
 const KIC: [u8; 16] = [0x11; 16];
 const KID: [u8; 16] = [0x22; 16];
 const TENANT: TenantId = TenantId(1);
 const DAY_MS: i64 = 86_400_000;
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The same keys for every card.
 struct TestKeyring;
@@ -148,6 +151,51 @@ fn file_update(repeatable: bool) -> Definition {
     .unwrap()
 }
 
+/// A started campaign over all cards.
+async fn campaign(platform: &Platform, repeatable: bool) -> CampaignId {
+    let draft = platform.campaigns.create(TENANT, "update", &file_update(repeatable)).await.unwrap();
+    platform.campaigns.start(TENANT, draft.id).await.unwrap();
+    draft.id
+}
+
+/// A store with so many cards, and a platform on it without any service centre.
+async fn polled(cards: u32) -> (Arc<ModelStore>, Platform) {
+    let store = store(cards, Clock::REAL.now()).await;
+    let platform = start(&store, None).await;
+    (store, platform)
+}
+
+/// A service centre, and the device of card n attached to it.
+async fn served(settings: Settings, n: u32) -> (Smsc, Device) {
+    let smsc = Smsc::start(settings, ANY, ANY, AirClock::REAL, None).await.unwrap();
+    let device = Device::attach(smsc.air, n).await;
+    (smsc, device)
+}
+
+/// A store with so many cards, a platform on it, a service centre, and the device of the last card.
+async fn reached(cards: u32) -> (Arc<ModelStore>, Platform, Smsc, Device) {
+    let store = store(cards, Clock::REAL.now()).await;
+    let (smsc, device) = served(Settings::default(), cards - 1).await;
+    let platform = start(&store, Some(smsc.smpp)).await;
+    (store, platform, smsc, device)
+}
+
+/// A dialogue of card 0 that goes as far as its first script; the connection stays open.
+async fn half_a_dialogue(platform: &Platform) -> (SslStream<TcpStream>, Vec<u8>) {
+    let mut stream = polling::connect(platform.port.address(), iccid(0)).await;
+    let script = script_after_first_request(&mut stream).await;
+    (stream, script)
+}
+
+/// Says the first request of a dialogue, and receives the script that answers it.
+async fn script_after_first_request(stream: &mut SslStream<TcpStream>) -> Vec<u8> {
+    let first = polling::first_request();
+    stream.write_all(&first.encode(Framing::ContentLength)).await.unwrap();
+    let response = polling::receive(stream, &mut ResponseDecoder::new(Limits::default())).await;
+    assert_eq!(response.status, 200);
+    response.body
+}
+
 /// A poll of card n; answers how many scripts it got.
 async fn poll(address: SocketAddr, n: u32) -> usize {
     polling::poll(address, iccid(n)).await.len()
@@ -162,13 +210,11 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
 
 #[tokio::test]
 async fn a_poll_gets_what_runs_and_is_recorded() {
-    let now = simtide_server::clock::Clock::REAL.now();
-    let store = store(2, now).await;
-    let platform = start(&store, None).await;
+    let now = Clock::REAL.now();
+    let (store, platform) = polled(2).await;
     let address = platform.port.address();
     assert_eq!(poll(address, 0).await, 0, "nothing runs");
-    let campaign = platform.campaigns.create(TENANT, "update", &file_update(false)).await.unwrap();
-    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    let campaign = campaign(&platform, false).await;
     assert_eq!(poll(address, 0).await, 1);
     assert_eq!(poll(address, 0).await, 0, "once");
     let id = CardId::from(iccid(0));
@@ -180,26 +226,18 @@ async fn a_poll_gets_what_runs_and_is_recorded() {
     let nothing = (None, HistoryResult::Nothing);
     assert_eq!(history, [nothing, (Some(CampaignId(1)), HistoryResult::Done), nothing]);
     assert_eq!(store.progress(CampaignId(1)).await.unwrap().done_by_poll, 1);
-    platform.campaigns.pause(TENANT, campaign.id).await.unwrap();
+    platform.campaigns.pause(TENANT, campaign).await.unwrap();
     assert_eq!(poll(address, 1).await, 0, "paused");
-    platform.campaigns.resume(TENANT, campaign.id).await.unwrap();
+    platform.campaigns.resume(TENANT, campaign).await.unwrap();
     assert_eq!(poll(address, 1).await, 1);
     platform.stop().await;
 }
 
 #[tokio::test]
 async fn a_dialogue_that_breaks_marks_nothing_and_the_mark_is_read_first() {
-    let now = simtide_server::clock::Clock::REAL.now();
-    let store = store(1, now).await;
-    let platform = start(&store, None).await;
-    let campaign = platform.campaigns.create(TENANT, "update", &file_update(false)).await.unwrap();
-    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
-    let mut stream = polling::connect(platform.port.address(), iccid(0)).await;
-    let first = polling::first_request();
-    stream.write_all(&first.encode(Framing::ContentLength)).await.unwrap();
-    let response = polling::receive(&mut stream, &mut ResponseDecoder::new(Limits::default())).await;
-    assert_eq!(response.status, 200);
-    drop(stream);
+    let (store, platform) = polled(1).await;
+    campaign(&platform, false).await;
+    drop(half_a_dialogue(&platform).await);
     until(async || platform.port.open() == 0).await;
     let id = CardId::from(iccid(0));
     let card = store.card(id).await.unwrap().unwrap();
@@ -213,17 +251,10 @@ async fn a_dialogue_that_breaks_marks_nothing_and_the_mark_is_read_first() {
 
 #[tokio::test]
 async fn a_card_that_comes_back_does_not_wait_for_the_session_that_it_has_left() {
-    let now = simtide_server::clock::Clock::REAL.now();
-    let store = store(1, now).await;
-    let platform = start(&store, None).await;
-    let campaign = platform.campaigns.create(TENANT, "update", &file_update(true)).await.unwrap();
-    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    let (store, platform) = polled(1).await;
+    campaign(&platform, true).await;
     // Switched off with a script in its hands: the connection stays open, and nothing says that it is dead.
-    let mut left = polling::connect(platform.port.address(), iccid(0)).await;
-    let first = polling::first_request();
-    left.write_all(&first.encode(Framing::ContentLength)).await.unwrap();
-    let script = polling::receive(&mut left, &mut ResponseDecoder::new(Limits::default())).await;
-    assert_eq!(script.status, 200);
+    let (mut left, _) = half_a_dialogue(&platform).await;
     assert_eq!(poll(platform.port.address(), 0).await, 1);
     assert!(store.card(CardId::from(iccid(0))).await.unwrap().unwrap().hot.applied.has(1));
     let mut rest = Vec::new();
@@ -234,20 +265,10 @@ async fn a_card_that_comes_back_does_not_wait_for_the_session_that_it_has_left()
 
 #[tokio::test]
 async fn a_request_that_says_nothing_of_the_script_before_begins_anew() {
-    let now = simtide_server::clock::Clock::REAL.now();
-    let store = store(1, now).await;
-    let platform = start(&store, None).await;
-    let campaign = platform.campaigns.create(TENANT, "update", &file_update(true)).await.unwrap();
-    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
-    let mut stream = polling::connect(platform.port.address(), iccid(0)).await;
-    let first = polling::first_request();
-    let mut decoder = ResponseDecoder::new(Limits::default());
-    let mut scripts = Vec::new();
-    for _ in 0..2 {
-        stream.write_all(&first.encode(Framing::ContentLength)).await.unwrap();
-        scripts.push(polling::receive(&mut stream, &mut decoder).await.body);
-    }
-    assert_eq!(scripts[0], scripts[1]);
+    let (store, platform) = polled(1).await;
+    campaign(&platform, true).await;
+    let (mut stream, script) = half_a_dialogue(&platform).await;
+    assert_eq!(script_after_first_request(&mut stream).await, script);
     let card = store.card(CardId::from(iccid(0))).await.unwrap().unwrap();
     assert!(!card.hot.applied.has(1), "nobody has said that the script ran");
     // The platform lets sessions end before it stops.
@@ -325,14 +346,8 @@ impl Device {
 
 #[tokio::test]
 async fn a_trigger_calls_a_card_in_and_the_session_proves_it() {
-    let now = simtide_server::clock::Clock::REAL.now();
-    let store = store(3, now).await;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
-    let mut device = Device::attach(smsc.air, 2).await;
-    let platform = start(&store, Some(smsc.smpp)).await;
-    let campaign = platform.campaigns.create(TENANT, "update", &file_update(true)).await.unwrap();
-    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    let (store, platform, _smsc, mut device) = reached(3).await;
+    let campaign = campaign(&platform, true).await;
     let packet = device.message().await;
     let opened = scp80::open(&packet, &keys()).unwrap();
     assert_eq!(opened.data, [0x81, 0x00]);
@@ -341,7 +356,7 @@ async fn a_trigger_calls_a_card_in_and_the_session_proves_it() {
     until(async || open().await.first().is_some_and(|packet| packet.state == PacketState::Delivered)).await;
     assert_eq!(poll(platform.port.address(), 2).await, 1);
     assert_eq!(open().await, []);
-    let progress = store.progress(campaign.id).await.unwrap();
+    let progress = store.progress(campaign).await.unwrap();
     assert_eq!((progress.done_by_poll, progress.done_by_trigger), (0, 1));
     let packet = store.packet(simtide_server::store::PacketKey { card: id, key_set: 1, counter: 1 });
     assert_eq!(packet.await.unwrap().unwrap().state, PacketState::Proven(0));
@@ -362,12 +377,7 @@ fn wanted(length: usize) -> Wanted {
 
 #[tokio::test]
 async fn a_command_in_two_parts_is_proven_by_its_receipt() {
-    let now = simtide_server::clock::Clock::REAL.now();
-    let store = store(1, now).await;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
-    let mut device = Device::attach(smsc.air, 0).await;
-    let platform = start(&store, Some(smsc.smpp)).await;
+    let (store, platform, _smsc, mut device) = reached(1).await;
     let packet = commands::send(&platform, TENANT, wanted(150)).await.unwrap();
     assert!(matches!(
         commands::send(&platform, TENANT, wanted(150)).await,
@@ -388,12 +398,7 @@ async fn a_command_in_two_parts_is_proven_by_its_receipt() {
 
 #[tokio::test]
 async fn a_command_whose_response_was_announced_stays_open_until_it_comes() {
-    let now = simtide_server::clock::Clock::REAL.now();
-    let store = store(1, now).await;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
-    let mut device = Device::attach(smsc.air, 0).await;
-    let platform = start(&store, Some(smsc.smpp)).await;
+    let (store, platform, _smsc, mut device) = reached(1).await;
     let card = CardId::from(iccid(0));
     let packet = commands::send(&platform, TENANT, wanted(10)).await.unwrap();
     let opened = scp80::open(&device.message().await, &keys()).unwrap();
@@ -425,11 +430,9 @@ async fn proves(device: &mut Device, store: &ModelStore, key: PacketKey) {
 
 #[tokio::test]
 async fn a_command_that_may_have_left_before_a_crash_leaves_again() {
-    let now = simtide_server::clock::Clock::REAL.now();
+    let now = Clock::REAL.now();
     let store = store(1, now).await;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
-    let mut device = Device::attach(smsc.air, 0).await;
+    let (smsc, mut device) = served(Settings::default(), 0).await;
     let card = CardId::from(iccid(0));
     let command = |deadline| Command {
         card,
@@ -455,13 +458,11 @@ async fn a_command_that_may_have_left_before_a_crash_leaves_again() {
 
 #[tokio::test]
 async fn a_command_that_is_lost_with_its_link_leaves_again() {
-    let now = simtide_server::clock::Clock::REAL.now();
+    let now = Clock::REAL.now();
     let store = store(1, now).await;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut settings = Settings::default();
     settings.faults.drop_at_submit = Some(1);
-    let smsc = Smsc::start(settings, any, any, AirClock::REAL, None).await.unwrap();
-    let mut device = Device::attach(smsc.air, 0).await;
+    let (smsc, mut device) = served(settings, 0).await;
     let platform = start(&store, Some(smsc.smpp)).await;
     let packet = commands::send(&platform, TENANT, wanted(10)).await.unwrap();
     proves(&mut device, &store, packet.key).await;
@@ -470,21 +471,19 @@ async fn a_command_that_is_lost_with_its_link_leaves_again() {
 
 #[tokio::test]
 async fn a_trigger_that_waits_for_its_link_does_not_leave_once_its_card_has_polled() {
-    let now = simtide_server::clock::Clock::REAL.now();
+    let now = Clock::REAL.now();
     let store = store(1, now).await;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
     // Nobody listens there yet.
-    let smpp = std::net::TcpListener::bind(any).unwrap().local_addr().unwrap();
+    let smpp = std::net::TcpListener::bind(ANY).unwrap().local_addr().unwrap();
     let platform = start(&store, Some(smpp)).await;
-    let campaign = platform.campaigns.create(TENANT, "update", &file_update(true)).await.unwrap();
-    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    campaign(&platform, true).await;
     let card = CardId::from(iccid(0));
     let open = async || store.open_packets(card).await.unwrap();
     until(async || open().await.first().is_some_and(|packet| packet.state == PacketState::Submitted)).await;
     assert_eq!(poll(platform.port.address(), 0).await, 1);
     assert_eq!(open().await, []);
     let packet = commands::send(&platform, TENANT, wanted(10)).await.unwrap();
-    let smsc = Smsc::start(Settings::default(), smpp, any, AirClock::REAL, None).await.unwrap();
+    let smsc = Smsc::start(Settings::default(), smpp, ANY, AirClock::REAL, None).await.unwrap();
     let mut device = Device::attach(smsc.air, 0).await;
     // A link keeps the order of what it is given: the first message is not the trigger.
     proves(&mut device, &store, packet.key).await;
@@ -493,12 +492,7 @@ async fn a_trigger_that_waits_for_its_link_does_not_leave_once_its_card_has_poll
 
 #[tokio::test]
 async fn a_waiver_of_the_profile_lets_weaker_commands_leave() {
-    let now = simtide_server::clock::Clock::REAL.now();
-    let store = store(1, now).await;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let smsc = Smsc::start(Settings::default(), any, any, AirClock::REAL, None).await.unwrap();
-    let mut device = Device::attach(smsc.air, 0).await;
-    let platform = start(&store, Some(smsc.smpp)).await;
+    let (_store, platform, _smsc, mut device) = reached(1).await;
     let wanted = Wanted {
         card: CardId::from(iccid(0)),
         tar: Tar([0xB0, 0x00, 0x00]),
