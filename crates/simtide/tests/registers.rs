@@ -6,7 +6,7 @@ mod hlr;
 
 use std::sync::Arc;
 
-use simtide_protocol::aka::{Outcome, Sqn, SqnArray, authenticate};
+use simtide_protocol::aka::{Outcome, Sqn, SqnArray, Vector, authenticate};
 use simtide_protocol::card_file::AuthenticationAlgorithm;
 use simtide_protocol::gsup::ipa::Frame;
 use simtide_protocol::gsup::{Body, Domain, Message, Procedure};
@@ -15,7 +15,9 @@ use simtide_server::registers::algorithm::Functions;
 use simtide_server::registers::front::Pooled;
 use simtide_server::registers::osmo_hlr::{OsmoHlr, OsmoHlrAddresses};
 use simtide_server::registers::pool::{Pool, Stock};
-use simtide_server::registers::{PoolState, Register, RegisterError, Seen, Subscriber, VectorsWanted};
+use simtide_server::registers::{
+    NewIdentity, PoolState, Register, RegisterError, Seen, Subscriber, VectorsWanted,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -73,6 +75,33 @@ impl Vlr {
     }
 }
 
+/// A real OsmoHLR, and our pool in front of it; none where a part of it is missing.
+async fn scene() -> Option<(hlr::Hlr, tempfile::TempDir, Pooled)> {
+    if let Some(missing) = hlr::missing() {
+        eprintln!("skipped: {missing}");
+        return None;
+    }
+    let hlr = hlr::Hlr::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let register = pooled(&hlr, &directory).await;
+    Some((hlr, directory, register))
+}
+
+/// What a card with this identity says to a vector of its register.
+async fn authenticated(register: &Pooled, identity: &NewIdentity, array: &mut SqnArray) -> Outcome {
+    let functions = functions(identity);
+    let vector = one_vector(register, identity.imsi).await;
+    authenticate(&functions, array, &vector.rand, &vector.autn)
+}
+
+fn functions(identity: &NewIdentity) -> Functions {
+    Functions::new(identity.algorithm, &identity.k, &identity.opc).unwrap()
+}
+
+async fn one_vector(register: &Pooled, imsi: Imsi) -> Vector {
+    register.vectors(imsi, VectorsWanted::plain(1)).await.ok().unwrap().remove(0)
+}
+
 async fn pooled(hlr: &hlr::Hlr, directory: &tempfile::TempDir) -> Pooled {
     let pool = Arc::new(Pool::open(&directory.path().join("pool.db")).unwrap());
     let first = "001020000000001".parse().unwrap();
@@ -88,13 +117,7 @@ fn card() -> CardId {
 
 #[tokio::test]
 async fn an_identity_lives_and_leaves_at_osmo_hlr() {
-    if let Some(missing) = hlr::missing() {
-        eprintln!("skipped: {missing}");
-        return;
-    }
-    let hlr = hlr::Hlr::start().await;
-    let directory = tempfile::tempdir().unwrap();
-    let register = pooled(&hlr, &directory).await;
+    let Some((hlr, _directory, register)) = scene().await else { return };
     let mut vlr = Vlr::connect(&hlr).await;
     let identity = register.reserve(ChangeId(1), card()).await.ok().unwrap();
     let imsi = identity.imsi;
@@ -106,7 +129,7 @@ async fn an_identity_lives_and_leaves_at_osmo_hlr() {
         register.arm(ChangeId(1), imsi).await.unwrap();
     }
 
-    let functions = Functions::new(identity.algorithm, &identity.k, &identity.opc).unwrap();
+    let functions = functions(&identity);
     let mut array = SqnArray::default();
     let vectors = register.vectors(imsi, VectorsWanted::plain(3)).await.ok().unwrap();
     assert_eq!(vectors.len(), 3);
@@ -120,7 +143,7 @@ async fn an_identity_lives_and_leaves_at_osmo_hlr() {
     for ind in 0..32 {
         array.accept(Sqn::from_parts(1 << 20, ind));
     }
-    let vector = register.vectors(imsi, VectorsWanted::plain(1)).await.ok().unwrap().remove(0);
+    let vector = one_vector(&register, imsi).await;
     let Outcome::SynchronisationFailure { auts } =
         authenticate(&functions, &mut array, &vector.rand, &vector.autn)
     else {
@@ -156,13 +179,7 @@ async fn an_identity_lives_and_leaves_at_osmo_hlr() {
 
 #[tokio::test]
 async fn released_identities_go_to_the_next_change_with_other_keys() {
-    if let Some(missing) = hlr::missing() {
-        eprintln!("skipped: {missing}");
-        return;
-    }
-    let hlr = hlr::Hlr::start().await;
-    let directory = tempfile::tempdir().unwrap();
-    let register = pooled(&hlr, &directory).await;
+    let Some((_hlr, _directory, register)) = scene().await else { return };
     let first = register.reserve(ChangeId(1), card()).await.ok().unwrap();
     register.arm(ChangeId(1), first.imsi).await.unwrap();
     for _ in 0..2 {
@@ -172,42 +189,27 @@ async fn released_identities_go_to_the_next_change_with_other_keys() {
     let second = register.reserve(ChangeId(2), card()).await.ok().unwrap();
     assert!(second.imsi == first.imsi && second.k != first.k);
     register.arm(ChangeId(2), second.imsi).await.unwrap();
-    let functions = Functions::new(second.algorithm, &second.k, &second.opc).unwrap();
-    let vector = register.vectors(second.imsi, VectorsWanted::plain(1)).await.ok().unwrap().remove(0);
-    let outcome = authenticate(&functions, &mut SqnArray::default(), &vector.rand, &vector.autn);
+    let outcome = authenticated(&register, &second, &mut SqnArray::default()).await;
     assert!(matches!(outcome, Outcome::Success(_)));
 }
 
 #[tokio::test]
 async fn a_foreign_subscriber_in_the_pool_s_range_is_not_overwritten() {
-    if let Some(missing) = hlr::missing() {
-        eprintln!("skipped: {missing}");
-        return;
-    }
-    let hlr = hlr::Hlr::start().await;
-    let directory = tempfile::tempdir().unwrap();
-    let (register, other_directory) = (pooled(&hlr, &directory).await, tempfile::tempdir().unwrap());
+    let Some((hlr, _directory, register)) = scene().await else { return };
     // Another pool over the same register: what it has written is foreign to the first one.
+    let other_directory = tempfile::tempdir().unwrap();
     let other = pooled(&hlr, &other_directory).await;
     let taken = other.reserve(ChangeId(7), card()).await.ok().unwrap();
     let refused = register.reserve(ChangeId(8), card()).await;
     assert!(matches!(refused.err(), Some(RegisterError::Conflict(_))));
     other.arm(ChangeId(7), taken.imsi).await.unwrap();
-    let functions = Functions::new(taken.algorithm, &taken.k, &taken.opc).unwrap();
-    let vector = other.vectors(taken.imsi, VectorsWanted::plain(1)).await.ok().unwrap().remove(0);
-    let outcome = authenticate(&functions, &mut SqnArray::default(), &vector.rand, &vector.autn);
+    let outcome = authenticated(&other, &taken, &mut SqnArray::default()).await;
     assert!(matches!(outcome, Outcome::Success(_)), "its keys are as they were");
 }
 
 #[tokio::test]
 async fn first_subscriptions_are_written_with_access_and_a_dead_register_is_unreachable() {
-    if let Some(missing) = hlr::missing() {
-        eprintln!("skipped: {missing}");
-        return;
-    }
-    let hlr = hlr::Hlr::start().await;
-    let directory = tempfile::tempdir().unwrap();
-    let register = pooled(&hlr, &directory).await;
+    let Some((hlr, _directory, register)) = scene().await else { return };
     let key = |byte: u8| simtide_protocol::card_file::Secret::new(&[byte, 1, 2, 3].repeat(4)).unwrap();
     let subscriber = Subscriber {
         card: card(),
