@@ -70,6 +70,8 @@ pub struct Entitlement {
     pub push_url: String,
     /// File with the bearer token of `push_url`.
     pub push_token_file: PathBuf,
+    /// File with the key by which pushes are signed; empty: they are not.
+    pub push_secret_file: PathBuf,
 }
 
 impl Default for Entitlement {
@@ -105,6 +107,7 @@ impl Default for Entitlement {
             notify_by_sms: true,
             push_url: String::new(),
             push_token_file: PathBuf::new(),
+            push_secret_file: PathBuf::new(),
         }
     }
 }
