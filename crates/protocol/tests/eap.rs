@@ -37,7 +37,7 @@ fn settings(result_indication: bool) -> Settings {
 }
 
 fn plain() -> Fresh {
-    Fresh { iv: [9; 16], nonce_s: [8; 16], pseudonym: None, reauth_id: None }
+    Fresh { iv: [9; 16], nonce_s: [8; 16], notification_iv: [6; 16], pseudonym: None, reauth_id: None }
 }
 
 fn named(aka_prime: bool) -> Fresh {
@@ -312,6 +312,41 @@ fn fast_reauthentication_draws_nothing_and_its_counter_rises() {
         }
         assert_eq!(world.draws, 1);
     }
+}
+
+/// RFC 4187, 9.10: the notification after a re-authentication carries the counter; its IV is the caller's, no key's part.
+#[test]
+fn the_end_of_a_reauthentication_shows_nothing_of_its_keys() {
+    let mut world = World::new();
+    let (success, outcome) = world.run(known(NAI), false, true);
+    world.reauth = success.reauth;
+    let (name, keys) = outcome.reauth.unwrap();
+    let (success, _) =
+        world.run(Identities { reauth: Some((identity(&name), keys)), ..known(NAI) }, true, true);
+    let notification = Packet::decode(world.sent.last().unwrap()).unwrap();
+    assert_eq!(notification.subtype, Subtype::Notification);
+    assert!(notification.has(&Attribute::Iv([6; 16])));
+    let bytes = world.sent.last().unwrap();
+    for key in [&success.keys.msk, &success.keys.emsk] {
+        assert!(key.windows(8).all(|part| !bytes.windows(8).any(|sent| sent == part)));
+    }
+}
+
+/// RFC 9048, 3.1: with AKA' the offered functions go back beside AUTS, and the server goes on from there.
+#[test]
+fn a_resynchronisation_of_aka_prime_repeats_the_functions() {
+    let mut world = World::new();
+    assert!(world.array.accept(Sqn::from_parts(5_000, 7)));
+    let mut session = Session::new(settings(false));
+    let mut peer = Peer::new(known(NAI_PRIME), false, false, [5; 16], false);
+    let challenge = world.serve(&mut session, Event::Begin(identity(NAI_PRIME))).ok().unwrap();
+    let failure = world.play(&mut peer, challenge).unwrap();
+    let read = Packet::decode(&failure).unwrap();
+    assert_eq!(read.subtype, Subtype::SynchronizationFailure);
+    assert!(matches!(read.attributes[..], [Attribute::Kdf(1), Attribute::Auts(_)]));
+    let challenge = world.serve(&mut session, Event::Packet(failure)).ok().unwrap();
+    let response = world.play(&mut peer, challenge).unwrap();
+    assert!(matches!(world.serve(&mut session, Event::Packet(response)), Err(Ok(_))));
 }
 
 #[test]

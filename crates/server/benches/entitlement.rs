@@ -146,6 +146,7 @@ fn cryptography(rounds: usize) -> f64 {
     let fresh = || Fresh {
         iv: [1; 16],
         nonce_s: [2; 16],
+        notification_iv: [3; 16],
         pseudonym: Some("2a-pseudonym-of-usual-length-for-this-server@realm".into()),
         reauth_id: Some("4a-name-of-usual-length@realm".into()),
     };

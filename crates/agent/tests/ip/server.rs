@@ -148,7 +148,13 @@ impl Server {
                     let amf = if aka_prime { [0x80, 0] } else { [0, 0] };
                     let rand = [self.sqn as u8; 16];
                     let vector = Vector::new(&functions, rand, Sqn::from_parts(self.sqn, 7), amf);
-                    let fresh = Fresh { iv: [1; 16], nonce_s: [2; 16], pseudonym: None, reauth_id: None };
+                    let fresh = Fresh {
+                        iv: [1; 16],
+                        nonce_s: [2; 16],
+                        notification_iv: [3; 16],
+                        pseudonym: None,
+                        reauth_id: None,
+                    };
                     command = session.handle(Event::Drawn(vector, fresh));
                 }
                 Command::Send(packet) => {

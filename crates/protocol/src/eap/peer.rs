@@ -266,7 +266,10 @@ impl Peer {
             CardAnswer::Success { res, ck, ik } => (res, ck, ik),
             CardAnswer::Refused => return self.reject(packet.identifier),
             CardAnswer::SynchronisationFailure { auts } => {
-                let attributes = vec![Attribute::Auts(auts)];
+                // RFC 9048, 3.1: which functions were offered goes back with AUTS; AKA has no such attribute.
+                let offered = packet.attributes.iter().filter(|one| matches!(one, Attribute::Kdf(_)));
+                let mut attributes: Vec<Attribute> = offered.cloned().collect();
+                attributes.push(Attribute::Auts(auts));
                 let response = self.response(packet.identifier, Subtype::SynchronizationFailure, attributes);
                 self.state = State::Waiting;
                 return Command::Send(response.encode());

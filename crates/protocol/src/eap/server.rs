@@ -80,6 +80,8 @@ pub struct Fresh {
     pub iv: [u8; 16],
     /// NONCE_S of a re-authentication.
     pub nonce_s: [u8; 16],
+    /// IV of AT_ENCR_DATA in the notification that ends a re-authentication.
+    pub notification_iv: [u8; 16],
     /// A pseudonym to give out.
     pub pseudonym: Option<String>,
     /// An identity for the next re-authentication to give out.
@@ -185,7 +187,7 @@ enum State {
     Drawing(Imsi),
     Challenged(Box<Challenged>),
     Reauthenticating(Box<Reauthenticating>),
-    Notified(Box<Success>, u16),
+    Notified(Box<Success>, Option<u16>),
     Over,
 }
 
@@ -201,6 +203,7 @@ struct Reauthenticating {
     imsi: Imsi,
     counter: u16,
     nonce_s: [u8; 16],
+    notification_iv: [u8; 16],
     keys: SessionKeys,
     reauth_id: Option<String>,
 }
@@ -358,6 +361,7 @@ impl Session {
             imsi,
             counter,
             nonce_s: fresh.nonce_s,
+            notification_iv: fresh.notification_iv,
             keys,
             reauth_id: fresh.reauth_id,
         }));
@@ -426,7 +430,7 @@ impl Session {
         self.check_checkcode(packet)?;
         let reauth = reauth_id.map(|name| (name, keys.reauth_keys(0)));
         let success = Success { imsi, method: packet.method, keys, reauth, was_fast: false };
-        Ok(self.succeed(success, packet, 0))
+        Ok(self.succeed(success, packet, None))
     }
 
     fn resynchronise(&mut self, challenged: &Challenged, packet: &Packet) -> Result<Command, Failure> {
@@ -464,26 +468,24 @@ impl Session {
         let reauth = run.reauth_id.map(|name| (name, run.keys.reauth_keys(run.counter)));
         let success =
             Success { imsi: run.imsi, method: packet.method, keys: run.keys, reauth, was_fast: true };
-        Ok(self.succeed(success, packet, run.counter))
+        Ok(self.succeed(success, packet, Some((run.counter, run.notification_iv))))
     }
 
-    /// RFC 4187, 6.2: a peer that has taken AT_RESULT_IND is told so under the MAC.
-    fn succeed(&mut self, success: Success, packet: &Packet, counter: u16) -> Command {
+    /// RFC 4187, 6.2: a peer that has taken AT_RESULT_IND is told so under the MAC. 9.10: after a re-authentication its
+    /// counter goes along, encrypted with the IV beside it.
+    fn succeed(&mut self, success: Success, packet: &Packet, counted: Option<(u16, [u8; 16])>) -> Command {
         if !(self.settings.result_indication && packet.has(&Attribute::ResultInd)) {
             self.state = State::Over;
             return Command::Succeed(Box::new(success));
         }
         let mut attributes = vec![Attribute::Notification(NOTIFICATION_SUCCESS)];
-        if success.was_fast {
-            // RFC 4187, 9.10: after a re-authentication the counter goes along. The IV is the MSK's end: fresh, and
-            // told to nobody otherwise.
-            let iv = std::array::from_fn(|place| success.keys.msk[48 + place]);
+        if let Some((counter, iv)) = counted {
             attributes.extend(encrypted::seal(&success.keys.encr, iv, &[Attribute::Counter(counter)]));
         }
         attributes.push(Attribute::Mac([0; MAC_BYTES]));
         let mut request = self.request(Subtype::Notification, attributes).encode();
         sign(&mut request, &success.keys.aut, &[]);
-        self.state = State::Notified(Box::new(success), counter);
+        self.state = State::Notified(Box::new(success), counted.map(|(counter, _)| counter));
         Command::Send(request)
     }
 
@@ -525,14 +527,14 @@ pub(super) fn checkcode(method: Method, packets: &[u8]) -> Vec<u8> {
 
 fn notification_response(
     success: Box<Success>,
-    counter: u16,
+    counter: Option<u16>,
     packet: &Packet,
     bytes: &[u8],
 ) -> Result<Command, Failure> {
     if !verify(bytes, &success.keys.aut, &[]) {
         return Err(Failure::Mac);
     }
-    if success.was_fast {
+    if let Some(counter) = counter {
         let inner = encrypted::open(&success.keys.encr, packet).map_err(Failure::Packet)?;
         if !inner.contains(&Attribute::Counter(counter)) {
             return Err(Failure::Unexpected("another counter than that of the request"));

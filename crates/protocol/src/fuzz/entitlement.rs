@@ -131,6 +131,7 @@ fn fresh() -> Fresh {
     Fresh {
         iv: [1; 16],
         nonce_s: [2; 16],
+        notification_iv: [3; 16],
         pseudonym: Some("2next".to_owned()),
         reauth_id: Some("4next".to_owned()),
     }

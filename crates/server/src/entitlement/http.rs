@@ -190,12 +190,19 @@ fn document_reply(asked: &HeaderMap, document: &Document) -> Reply {
     reply
 }
 
+/// RFC 9110, 12.5.3: a coding with a weight of 0 is refused, in whatever form the 0 is written.
 fn accepts_gzip(header: &str) -> bool {
     header.split(',').any(|coding| {
         let mut parts = coding.split(';').map(str::trim);
         let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
-        is_gzip && !parts.any(|weight| weight.replace(' ', "") == "q=0")
+        is_gzip && !parts.filter_map(weight).any(|weight| weight == 0.0)
     })
+}
+
+/// The number behind `q=`; none where that is not what stands there.
+fn weight(parameter: &str) -> Option<f32> {
+    let (name, value) = parameter.split_once('=')?;
+    name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse().ok()).flatten()
 }
 
 fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
@@ -256,5 +263,6 @@ mod tests {
     fn compression_as_accepted() {
         assert!(accepts_gzip("gzip") && accepts_gzip("deflate, GZIP;q=0.5"));
         assert!(!accepts_gzip("") && !accepts_gzip("deflate") && !accepts_gzip("gzip; q=0"));
+        assert!(!accepts_gzip("gzip;Q=0.000") && accepts_gzip("gzip;q=0.001, br"));
     }
 }

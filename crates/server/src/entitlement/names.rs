@@ -57,7 +57,8 @@ impl Names {
             let first = if identity.aka_prime { '8' } else { '4' };
             format!("{first}{}{at}{realm}", URL_SAFE_NO_PAD.encode(random::bytes::<18>()))
         });
-        Fresh { iv: random::bytes(), nonce_s: random::bytes(), pseudonym, reauth_id }
+        let (iv, nonce_s, notification_iv) = (random::bytes(), random::bytes(), random::bytes());
+        Fresh { iv, nonce_s, notification_iv, pseudonym, reauth_id }
     }
 
     /// What an identity that was given out stands for.
