@@ -35,6 +35,7 @@ fn begin(guarded: bool, consent: ConsentRule, way: Way) -> (Change, Vec<Command>
             agreed_at: EpochMs(0),
             way,
             token: String::new(),
+            campaign: None,
             uplink_counter: None,
             reference: String::new(),
         },

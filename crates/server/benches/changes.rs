@@ -395,6 +395,7 @@ fn request(number: u32, id: ChangeId, now: EpochMs) -> Request {
             agreed_at: now,
             way: Way::WebSite,
             token: "web site of operator two".into(),
+            campaign: None,
             uplink_counter: None,
             reference: "contract 123456789".into(),
         },

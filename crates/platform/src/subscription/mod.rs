@@ -9,7 +9,7 @@
 //! | `machine.rs` | what an event makes of it: time, effects, people |
 //! | `register_answers.rs` | the same for what registers answer |
 //! | `card_answers.rs` | the same for packets and what the card says: the fence |
-//! | `bulk.rs` | a campaign of changes: rate, canary, thresholds |
+//! | `bulk.rs`, `walk.rs` | a campaign of changes: rate, canary, thresholds; which card is next |
 //!
 //! The shell's rule: load the change, [`Change::handle`] the event, **one durable commit** of the new record with the
 //! commands that are operations of it ([`Command::is_in_commit`]), then the other commands; what comes of each is an
@@ -24,9 +24,11 @@ mod register_answers;
 mod request;
 mod settings;
 mod types;
+mod walk;
 
 pub use bulk::*;
 pub use change::*;
 pub use request::*;
 pub use settings::*;
 pub use types::*;
+pub use walk::*;

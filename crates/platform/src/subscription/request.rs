@@ -50,6 +50,9 @@ pub struct Evidence {
     /// Name of the API token that asked; empty where the card did, authenticated by its OTA keys.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub token: String,
+    /// The campaign that asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<u32>,
     /// Counter of the card's uplink request, where the card asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink_counter: Option<u64>,

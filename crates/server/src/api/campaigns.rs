@@ -183,6 +183,7 @@ async fn detail(api: &Api, record: &CampaignRecord) -> Result<CampaignDetail, Pr
         interrupted,
         triggers,
         passed_over,
+        ..
     } = progress;
     let in_flight = api.platform.flight.len() as u64;
     Ok(CampaignDetail {

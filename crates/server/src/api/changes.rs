@@ -202,6 +202,7 @@ fn evidence(caller: &Caller, consent: ConsentBody, now: EpochMs) -> Result<Evide
         agreed_at: consent.when,
         way: consent.how,
         token: caller.name.clone(),
+        campaign: None,
         uplink_counter: None,
         reference: consent.reference,
     })

@@ -4,6 +4,7 @@ use simtide_platform::card::CardState;
 use simtide_protocol::ids::{Bucket, CardId, EpochMs, Msisdn, Tar};
 
 use super::cases::{CaseRow, SubscriptionChange};
+use super::progress::Progress;
 use super::types::*;
 
 /// Operations of a batch at most.

@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod cases;
 pub mod model;
+mod progress;
 pub mod rules;
 pub mod sqlite;
 pub mod types;
@@ -21,6 +22,7 @@ use simtide_protocol::ids::{Bucket, CardId, EpochMs};
 
 pub use batch::*;
 pub use cases::*;
+pub use progress::Progress;
 pub use types::*;
 
 /// Rows of a page at most.

@@ -6,6 +6,7 @@ use simtide_protocol::ids::{Bucket, CardId, EpochMs};
 
 use super::batch::*;
 use super::cases::{CASE_BODY_BYTES_MAX, CASE_SEALED_BYTES_MAX, CaseRow, IdentityRow, SubscriptionChange};
+use super::progress::Progress;
 use super::types::*;
 use super::{BUCKETS_MAX, PAGE_ROWS_MAX, StoreError};
 

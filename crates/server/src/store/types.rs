@@ -359,38 +359,6 @@ pub enum HistoryResult {
     Interrupted,
 }
 
-/// Sums of a campaign: counter rows per bucket, changed once per batch; also a change of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Done in a poll that came by itself.
-    pub done_by_poll: i64,
-    /// Done in a poll that a trigger called in.
-    pub done_by_trigger: i64,
-    /// Done by an SCP80 command.
-    pub done_by_command: i64,
-    /// Failed for good.
-    pub failed: i64,
-    /// Interrupted, shown to the operator.
-    pub interrupted: i64,
-    /// Trigger packets reserved, all attempts; counted by the store itself.
-    pub triggers: i64,
-    /// Candidates that had polled meanwhile; counted by the store itself.
-    pub passed_over: i64,
-}
-
-impl Progress {
-    /// Adds a change, field by field.
-    pub fn add(&mut self, other: &Progress) {
-        self.done_by_poll += other.done_by_poll;
-        self.done_by_trigger += other.done_by_trigger;
-        self.done_by_command += other.done_by_command;
-        self.failed += other.failed;
-        self.interrupted += other.interrupted;
-        self.triggers += other.triggers;
-        self.passed_over += other.passed_over;
-    }
-}
-
 /// A campaign: one row over any number of cards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CampaignRecord {

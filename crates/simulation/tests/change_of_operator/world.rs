@@ -223,6 +223,7 @@ impl World {
                 agreed_at: EpochMs(self.now),
                 way: Way::WebSite,
                 token: "operator two".into(),
+                campaign: None,
                 uplink_counter: None,
                 reference: String::new(),
             },

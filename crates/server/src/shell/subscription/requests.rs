@@ -1,7 +1,7 @@
 //! Who may begin a change: operators by the API, and the card itself; and what cards answer.
 
 use simtide_platform::subscription::{
-    Change, Event, Evidence, PacketKind, Refusal, Request, Side, Standing, Terms, Way, admin_code_failures,
+    CardSays, Change, Event, Evidence, PacketKind, Refusal, Request, Side, Standing, Terms, Way, admin_code_failures,
     admit,
 };
 use simtide_protocol::ids::{CardId, ChangeId};
@@ -9,7 +9,7 @@ use simtide_protocol::personalization::{self as card_says, ConsentWay, Uplink};
 use simtide_protocol::scp80::Counter;
 
 use super::commit::NotWritten;
-use super::personalization::{Carried, Receiver, of_state, says};
+use super::personalization::{Carried, Receiver};
 use super::{Changes, Kept};
 use crate::shell::core::Operator;
 use crate::shell::proofs::{Follower, Proof, Requests};
@@ -166,6 +166,7 @@ impl Changes {
             agreed_at: request.consent.at.unwrap_or(now),
             way,
             token: String::new(),
+            campaign: None,
             uplink_counter: Some(counter.value()),
             reference: String::new(),
         };
@@ -197,7 +198,7 @@ impl Changes {
             self.core.commit_card(&notice.card, vec![raise]).await?;
             return Ok(());
         }
-        let says = of_state(&kept.change, notice.state);
+        let says = CardSays::of_state(notice.state, kept.change.terms.guard_s.is_some());
         self.handle_beside(notice.change, Event::Report(says), vec![raise], None).await?;
         Ok(())
     }
@@ -214,7 +215,7 @@ impl Changes {
         let change = super::read(&row)?;
         let kind = if proof.has_data { PacketKind::Fence } else { PacketKind::Personalization };
         let second = self.digest_of_second(&change, card, &row.sealed);
-        let says = says(&change, proof.has_data, proof.status, &proof.data, second);
+        let says = CardSays::of_proof(&change, kind, proof.status, &proof.data, second);
         let counter = proof.key.counter;
         self.handle_beside(id, Event::Proof { kind, counter, says }, ops, None).await?;
         Ok(())

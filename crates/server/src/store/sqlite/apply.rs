@@ -414,19 +414,20 @@ impl Apply<'_> {
         if *change == Progress::default() {
             return Ok(());
         }
-        let sql = "INSERT INTO progress (bucket, campaign, done_by_poll, done_by_trigger, done_by_command, failed, \
-             interrupted, triggers, passed_over) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
-             ON CONFLICT DO UPDATE SET done_by_poll = done_by_poll + ?3, done_by_trigger = done_by_trigger + ?4, \
-             done_by_command = done_by_command + ?5, failed = failed + ?6, interrupted = interrupted + ?7, \
-             triggers = triggers + ?8, passed_over = passed_over + ?9";
-        let Progress { done_by_poll, done_by_trigger, done_by_command, .. } = change;
-        let Progress { failed, interrupted, triggers, passed_over, .. } = change;
-        let done = (done_by_poll, done_by_trigger, done_by_command);
-        let (bucket, campaign) = (bucket.0, campaign.0);
-        self.run(
-            sql,
-            params![bucket, campaign, done.0, done.1, done.2, failed, interrupted, triggers, passed_over],
-        )?;
+        let columns = Progress::COLUMNS.join(", ");
+        let values = change.values();
+        let places = (3..3 + values.len()).map(|place| format!("?{place}")).collect::<Vec<_>>().join(", ");
+        let raised = Progress::COLUMNS
+            .iter()
+            .zip(3..)
+            .map(|(column, place)| format!("{column} = {column} + ?{place}"));
+        let raised = raised.collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "INSERT INTO progress (bucket, campaign, {columns}) VALUES (?1, ?2, {places}) ON CONFLICT DO UPDATE SET {raised}"
+        );
+        let key = [i64::from(bucket.0), i64::from(campaign.0)];
+        let all: Vec<&dyn ToSql> = key.iter().chain(&values).map(|value| value as &dyn ToSql).collect();
+        self.run(&sql, &all)?;
         Ok(())
     }
 

@@ -333,21 +333,16 @@ impl Reads<'_> {
     }
 
     pub(super) fn progress(&self, campaign: CampaignId) -> Read<Progress> {
-        let sql = "SELECT coalesce(sum(done_by_poll), 0), coalesce(sum(done_by_trigger), 0), \
-             coalesce(sum(done_by_command), 0), coalesce(sum(failed), 0), coalesce(sum(interrupted), 0), \
-             coalesce(sum(triggers), 0), coalesce(sum(passed_over), 0) FROM progress WHERE campaign = ?1";
+        let sums = Progress::COLUMNS.map(|column| format!("coalesce(sum({column}), 0)")).join(", ");
+        let sql = format!("SELECT {sums} FROM progress WHERE campaign = ?1");
         let read = |row: &Row<'_>| {
-            Ok(Progress {
-                done_by_poll: row.get(0)?,
-                done_by_trigger: row.get(1)?,
-                done_by_command: row.get(2)?,
-                failed: row.get(3)?,
-                interrupted: row.get(4)?,
-                triggers: row.get(5)?,
-                passed_over: row.get(6)?,
-            })
+            let mut values = Progress::default().values();
+            for (place, value) in values.iter_mut().enumerate() {
+                *value = row.get(place)?;
+            }
+            Ok(Progress::of(values))
         };
-        Ok(first(self.connection, sql, params![campaign.0], read)?.unwrap_or_default())
+        Ok(first(self.connection, &sql, params![campaign.0], read)?.unwrap_or_default())
     }
 
     pub(super) fn campaigns(&self) -> Read<Vec<CampaignRecord>> {

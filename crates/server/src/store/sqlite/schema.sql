@@ -165,6 +165,12 @@ CREATE TABLE IF NOT EXISTS progress (
   interrupted     INTEGER NOT NULL,
   triggers        INTEGER NOT NULL,
   passed_over     INTEGER NOT NULL,
+  done_by_change  INTEGER NOT NULL,
+  declined        INTEGER NOT NULL,
+  refused         INTEGER NOT NULL,
+  reverted        INTEGER NOT NULL,
+  cancelled       INTEGER NOT NULL,
+  not_possible    INTEGER NOT NULL,
   PRIMARY KEY (bucket, campaign)
 ) WITHOUT ROWID;
 
