@@ -149,6 +149,9 @@ pub struct Settings {
     pub round_pause_s: u32,
     /// Plain secured data of one packet at most, in bytes.
     pub packet_bytes_max: u32,
+    /// How often the platform looks by itself for what is available for cards whose devices a push reaches, in seconds;
+    /// beside that whenever a campaign has changed.
+    pub look_every_s: u32,
 }
 
 impl Default for Settings {
@@ -165,6 +168,7 @@ impl Default for Settings {
             poll_grace_s: 7_200,
             round_pause_s: 600,
             packet_bytes_max: 1_024,
+            look_every_s: 3_600,
         }
     }
 }

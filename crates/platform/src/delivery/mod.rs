@@ -16,4 +16,4 @@ pub use milestone::{MILESTONES_MAX, Milestone, Milestones};
 pub use packet::{Blocked, Change, Evidence, PARTS_MAX, Packet, PacketState, Purpose, fenced_by, may_send};
 pub use packing::{PORTIONS_MAX, PackError, Portion, PortionFailing, is_strong, pack, script};
 pub use status::ScriptAnswer;
-pub use waiting::{Available, Known, Waiting, compare_versions, has_all, waiting};
+pub use waiting::{Available, Known, Waiting, compare_versions, has_all, versions_on, waiting};

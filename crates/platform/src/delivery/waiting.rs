@@ -82,6 +82,23 @@ pub fn waiting(known: &Known<'_>, available: &Available<'_>) -> Vec<Waiting> {
     found
 }
 
+/// The versions that a card is known to have: what its device has seen on it, and where that says nothing, the latest
+/// of what it was brought.
+pub fn versions_on<'a>(
+    seen: &BTreeMap<String, String>,
+    brought: impl IntoIterator<Item = &'a BTreeMap<String, String>>,
+) -> BTreeMap<String, String> {
+    let mut versions: BTreeMap<String, String> = BTreeMap::new();
+    for (name, version) in brought.into_iter().flatten() {
+        let latest = versions.get(name);
+        if latest.is_none_or(|latest| compare_versions(latest, version) == Ordering::Less) {
+            versions.insert(name.clone(), version.clone());
+        }
+    }
+    versions.extend(seen.iter().map(|(name, version)| (name.clone(), version.clone())));
+    versions
+}
+
 /// Whether everything that is provided is there already, in this version or a later one. Content that provides
 /// nothing by name is never there already.
 pub fn has_all(versions: &BTreeMap<String, String>, provides: &BTreeMap<String, String>) -> bool {

@@ -125,6 +125,11 @@ pub trait Follower: Send + Sync {
 
     /// A packet's validity has ended without a proof, or the network has given it up. It may still arrive.
     fn lost(&self, key: PacketKey, origin: Origin) -> Answer<'_, ()>;
+
+    /// The network says that all messages of a packet have reached the device.
+    fn reached(&self, _key: PacketKey, _origin: Origin) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// Who takes what cards ask for by themselves.

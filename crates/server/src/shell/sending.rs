@@ -45,8 +45,8 @@ const EVENTS_MAX: usize = 4_096;
 const SENT_MAX: usize = 1_000_000;
 /// Commands lost with a link that wait to leave again; more than that wait for the next start.
 const COPIES_MAX: usize = 4_096;
-/// Packets given up by the network of which their followers are still to be told.
-const LOST_MAX: usize = 16_384;
+/// Packets of whose fate in the network their followers are still to be told.
+const FATES_MAX: usize = 16_384;
 /// Pause before a full link is asked again.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -69,8 +69,17 @@ struct State {
     /// Submitted messages by token.
     sent: Mutex<HashMap<u64, Part>>,
     changes: mpsc::Sender<Change>,
-    /// What the network has given up, for who follows it.
-    lost: mpsc::Sender<(PacketKey, Origin)>,
+    /// What became of packets in the network, for who follows them.
+    fates: mpsc::Sender<(PacketKey, Origin, Fate)>,
+}
+
+/// What became of a packet in the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// All its messages have reached the device.
+    Reached,
+    /// The network has given it up.
+    Lost,
 }
 
 /// What the loop of changes is told.
@@ -105,8 +114,8 @@ impl Outbox {
         proofs: Arc<Proofs>,
         incoming: mpsc::Sender<Incoming>,
     ) -> Result<Outbox, StartError> {
-        let (lost, given_up) = mpsc::channel(LOST_MAX);
-        tokio::spawn(tell_lost(proofs, given_up));
+        let (fates, told) = mpsc::channel(FATES_MAX);
+        tokio::spawn(tell_fates(proofs, told));
         let (changes, changed) = mpsc::channel(CHANGES_MAX);
         let mut links = Vec::new();
         let mut events = Vec::new();
@@ -125,7 +134,7 @@ impl Outbox {
             next_token: AtomicU64::new(u64::from(u32::from_le_bytes(crate::card_port::random())) << 20),
             sent: Mutex::new(HashMap::new()),
             changes,
-            lost,
+            fates,
         });
         tokio::spawn(commit_changes(state.core.clone(), changed));
         let (batches, waiting) = mpsc::channel(BATCHES_MAX);
@@ -191,7 +200,7 @@ impl Outbox {
                 && let Some(origin) = origin
             {
                 // It was unknown before; now it is also late.
-                self.state.given_up(key, origin);
+                self.state.tell(key, origin, Fate::Lost);
             }
         }
     }
@@ -241,18 +250,18 @@ impl State {
         // The loop ends with the process only.
         let _ = self.changes.send(Change::Packet(change)).await;
         if is_given_up(evidence, moved.state) {
-            self.given_up(key, moved.origin);
+            self.tell(key, moved.origin, Fate::Lost);
+        } else if matches!(evidence, Evidence::Delivered { .. }) && moved.state == PacketState::Delivered {
+            self.tell(key, moved.origin, Fate::Reached);
         }
         Some(moved)
     }
 
     /// Tells who follows the packet, where somebody does.
-    fn given_up(&self, key: PacketKey, origin: Origin) {
+    fn tell(&self, key: PacketKey, origin: Origin, fate: Fate) {
         let followed = matches!(origin, Origin::Change(_) | Origin::Delivery(_));
-        if followed && self.lost.try_send((key, origin)).is_err() {
-            tracing::warn!(
-                "too many packets are given up at once; those who wait for them ask by themselves"
-            );
+        if followed && self.fates.try_send((key, origin, fate)).is_err() {
+            tracing::warn!("too many packets end at once; those who wait for them ask by themselves");
         }
     }
 
@@ -274,12 +283,16 @@ fn is_given_up(evidence: Evidence, state: PacketState) -> bool {
     }
 }
 
-/// Tells who follows them of packets that the network has given up.
-async fn tell_lost(proofs: Arc<Proofs>, mut given_up: mpsc::Receiver<(PacketKey, Origin)>) {
-    while let Some((key, origin)) = given_up.recv().await {
+/// Tells who follows them what became of packets in the network.
+async fn tell_fates(proofs: Arc<Proofs>, mut fates: mpsc::Receiver<(PacketKey, Origin, Fate)>) {
+    while let Some((key, origin, fate)) = fates.recv().await {
         let Some(follower) = proofs.follower(origin) else { continue };
-        if let Err(error) = follower.lost(key, origin).await {
-            tracing::error!(%error, "the loss of a packet was not taken in");
+        let told = match fate {
+            Fate::Reached => follower.reached(key, origin).await,
+            Fate::Lost => follower.lost(key, origin).await,
+        };
+        if let Err(error) = told {
+            tracing::error!(%error, "what became of a packet was not taken in");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`record`] | a delivery's row, and the machine in it |
+//! | `lookout` | what is there for cards before anybody asks, and campaigns that have ended |
 //! | [`create`] | what users ask for, and lists |
 //! | `steps` | load, decide, one commit, effects |
 //! | [`source`] | the second interface, in process |
@@ -17,6 +18,7 @@
 //! bytes leave. The same row always gives the same bytes, so nobody needs to know which copy a card has taken.
 
 pub mod create;
+mod lookout;
 pub mod operator_keys;
 mod polls;
 pub mod presence;
@@ -179,6 +181,7 @@ impl Deliveries {
     /// Looks at deliveries when they want it, until `stop` says so.
     pub async fn run(self: Arc<Deliveries>, mut stop: watch::Receiver<bool>) {
         self.end_broken_polls().await;
+        let mut lookout = lookout::Lookout::default();
         loop {
             let next = self.agenda().first().map(|(at, _, _)| self.core.clock.until(*at));
             let pause = next.unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
@@ -189,6 +192,9 @@ impl Deliveries {
                 () = tokio::time::sleep(pause) => {}
             }
             self.look_at_due().await;
+            if let Err(error) = self.look_out(&mut lookout).await {
+                tracing::error!(%error, "what waits for cards is looked for later");
+            }
         }
     }
 
@@ -295,6 +301,15 @@ impl Follower for Deliveries {
         Box::pin(async move {
             match origin {
                 Origin::Delivery(delivery) => self.sms_failed(key, delivery).await,
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn reached(&self, key: PacketKey, origin: Origin) -> Answer<'_, ()> {
+        Box::pin(async move {
+            match origin {
+                Origin::Delivery(delivery) => self.sms_reached(key, delivery).await,
                 _ => Ok(()),
             }
         })

@@ -1,13 +1,16 @@
 //! The second interface, in process: what waits for a card is sealed and handed over when its device asks.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
+use simtide_platform::campaign::CampaignState;
 use simtide_platform::card::CardView;
 use simtide_platform::delivery::{
-    Available, Bearer, Bearers, Cause, Event, Evidence, Known as KnownOf, Urgency, Waiting as Waits, waiting,
+    Available, Bearer, Bearers, Cause, Event, Evidence, Known as KnownOf, Urgency, Waiting as Waits,
+    versions_on, waiting,
 };
 use simtide_platform::subscription::SeenBy;
-use simtide_protocol::ids::{CardId, DeliveryId, Imsi};
+use simtide_protocol::ids::{CardId, DeliveryId, EpochMs, Imsi};
 use simtide_protocol::second_layer::{ItemId, Known, UplinkContent, Verdict};
 use simtide_protocol::sms::Submit;
 
@@ -17,10 +20,12 @@ use super::{Deliveries, DeliveryRefused};
 use crate::entitlement::source::{Answer, DeliverySource, PushAddress, SourceError, Waiting};
 use crate::shell::campaigns::Started;
 use crate::shell::{sealing, sessions};
-use crate::store::{Alias, Candidate, Card, Origin, Packet, PacketState, StoreError};
+use crate::store::{Alias, Candidate, Card, HistoryResult, Origin, Packet, PacketState, StoreError};
 
 /// Item ids of packets that belong to a change of operator begin so.
 const CHANGE_PREFIX: &str = "change-";
+/// Lines of a card's history in which it is looked for what it was brought.
+const HISTORY_LINES_MAX: usize = 256;
 
 impl DeliverySource for Deliveries {
     fn subscriber(&self, imsi: Imsi) -> Answer<'_, Option<CardId>> {
@@ -29,7 +34,12 @@ impl DeliverySource for Deliveries {
 
     fn waiting<'a>(&'a self, card: CardId, known: &'a Known) -> Answer<'a, Vec<Waiting>> {
         Box::pin(async move {
-            self.sightings.note(card, |sighting| sighting.ip_seen = Some(self.core.now()));
+            self.sightings.note(card, |sighting| {
+                sighting.ip_seen = Some(self.core.now());
+                if !known.is_empty() {
+                    sighting.known.clone_from(known);
+                }
+            });
             Ok(self.what_waits(card, known).await?)
         })
     }
@@ -107,7 +117,8 @@ impl Deliveries {
             Origin::Delivery(id) => Some(id),
             _ => None,
         });
-        for waits in self.compare(&card, &briefs, of_packet, known) {
+        let versions = self.versions_on(&card, known).await?;
+        for waits in self.compare(&card, &briefs, of_packet, &versions) {
             if of_packet.is_some_and(|first| waits != Waits::Delivery(first)) {
                 break;
             }
@@ -132,8 +143,37 @@ impl Deliveries {
         Ok(Vec::new())
     }
 
+    /// Versions that the card has: as its device says, else as campaigns have brought them, by the card's history.
+    pub(super) async fn versions_on(
+        &self,
+        card: &Card,
+        known: &Known,
+    ) -> Result<BTreeMap<String, String>, StoreError> {
+        let started = self.campaigns.started();
+        let may_have_brought: Vec<_> = started
+            .iter()
+            .filter(|one| one.tenant == card.record.tenant && card.hot.applied.has(one.number))
+            .filter(|one| !one.definition.content.provides.is_empty())
+            .collect();
+        if may_have_brought.is_empty() {
+            return Ok(known.0.clone());
+        }
+        // What counts as settled may also have concerned the card never.
+        let history = self.core.store.history(card.record.id, EpochMs(i64::MAX), HISTORY_LINES_MAX).await?;
+        let brought = may_have_brought.iter().filter(|one| {
+            history.iter().any(|line| line.campaign == Some(one.id) && line.result == HistoryResult::Done)
+        });
+        Ok(versions_on(&known.0, brought.map(|one| &one.definition.content.provides)))
+    }
+
     /// What the card is known to have, against what there is.
-    fn compare(&self, card: &Card, briefs: &[Brief], first: Option<DeliveryId>, known: &Known) -> Vec<Waits> {
+    pub(super) fn compare(
+        &self,
+        card: &Card,
+        briefs: &[Brief],
+        first: Option<DeliveryId>,
+        versions: &BTreeMap<String, String>,
+    ) -> Vec<Waits> {
         let catalogue = self.core.catalogue();
         let candidate = Candidate { card: card.record.id, hot: card.hot };
         let view = CardView {
@@ -141,14 +181,22 @@ impl Deliveries {
             imsi: card.record.imsi,
             ..catalogue.view(card.record.tenant, &candidate)
         };
-        let mut deliveries: Vec<DeliveryId> = briefs.iter().map(|one| one.id).collect();
+        let started = self.campaigns.started();
+        // A campaign that is paused lets nothing leave, not again either.
+        let paused = |cause| match cause {
+            Cause::Campaign { campaign, .. } => {
+                started.iter().any(|one| one.id.0 == campaign && one.state == CampaignState::Paused)
+            }
+            Cause::Request => false,
+        };
+        let mut deliveries: Vec<DeliveryId> =
+            briefs.iter().filter(|one| !paused(one.cause)).map(|one| one.id).collect();
         deliveries.sort_by_key(|id| Some(*id) != first);
         let delivered = |campaign: &Started| {
             briefs
                 .iter()
                 .any(|one| matches!(one.cause, Cause::Campaign { number, .. } if number == campaign.number))
         };
-        let started = self.campaigns.started();
         let offers = self.core.config.second_interface.campaigns;
         let campaigns: Vec<_> = started
             .iter()
@@ -160,7 +208,7 @@ impl Deliveries {
             tenant: card.record.tenant.0,
             rows: &sessions::rows(card),
             imsi: card.record.imsi,
-            versions: &known.0,
+            versions,
         };
         waiting(&known, &Available { change: None, deliveries: &deliveries, campaigns: &campaigns })
     }

@@ -396,6 +396,16 @@ impl Deliveries {
         Ok(())
     }
 
+    /// The network says that a packet's short messages have reached the device.
+    pub(super) async fn sms_reached(&self, key: PacketKey, id: DeliveryId) -> Result<(), StoreError> {
+        let _turn = self.turn(&key.card).await;
+        let Some((card, mut record)) = self.load(key.card, id).await? else { return Ok(()) };
+        if self.is_under_way(&card, &record, key).await? {
+            self.step(&card, &mut record, Event::Reached, Beside::default()).await?;
+        }
+        Ok(())
+    }
+
     /// What the thresholds and lists of campaigns are told.
     fn tell_campaign(&self, card: &Card, record: &Record) {
         let Cause::Campaign { campaign, .. } = record.machine.cause else { return };
