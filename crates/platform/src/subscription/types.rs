@@ -1,8 +1,11 @@
 //! What goes into the machine and what comes out.
 
 use serde::{Deserialize, Serialize};
+use simtide_protocol::apdu::StatusWord;
 use simtide_protocol::ids::{CardId, ChangeId, Imsi, Msisdn};
 use simtide_protocol::personalization as card;
+use simtide_protocol::scp80::ResponseStatus;
+use simtide_protocol::script::compact::Response;
 
 /// Where a change stands; the table is in the documentation of [`super::Change`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -192,17 +195,36 @@ impl CardSays {
         }))
     }
 
-    /// From the card's status, the answer to a fence. A card that has forgotten the change is told by its identity:
-    /// `identity_2` is [`card::identity_digest`] of the new one.
-    pub fn of_status(
-        status: &card::Status,
-        change: ChangeId,
-        guarded: bool,
-        identity_2: &[u8; card::DIGEST_BYTES],
+    /// From the card's authenticated answer to a packet of a change: response status and data of the proof. A card that
+    /// has forgotten the change is told by its identity: `identity_2` is [`card::identity_digest`] of the new one, where
+    /// it is known.
+    pub fn of_proof(
+        change: &super::Change,
+        kind: PacketKind,
+        status: ResponseStatus,
+        data: &[u8],
+        identity_2: Option<[u8; card::DIGEST_BYTES]>,
     ) -> CardSays {
-        let known = status.changes.iter().rev().find(|answer| answer.change == change);
-        match known.map_or(card::State::Unknown, |answer| answer.state) {
-            card::State::Unknown if status.digest == *identity_2 => {
+        match status {
+            ResponseStatus::PorOk => {}
+            // Nothing on the card takes it, nor will take a copy.
+            ResponseStatus::TarUnknown | ResponseStatus::SecurityLevel => {
+                return CardSays::Untouched(Some(CardRefusal::Content));
+            }
+            _ => return CardSays::Silent,
+        }
+        let guarded = change.terms.guard_s.is_some();
+        let Ok(response) = Response::decode(data) else { return CardSays::Silent };
+        if response.status != StatusWord::OK {
+            return CardSays::Silent;
+        }
+        if kind == PacketKind::Personalization {
+            let answer = card::Answer::parse(&response.data).ok().filter(|answer| answer.change == change.id);
+            return answer.map_or(CardSays::Silent, |answer| CardSays::of_state(answer.state, guarded));
+        }
+        let Ok(status) = card::Status::parse(&response.data) else { return CardSays::Silent };
+        match status.state(change.id) {
+            card::State::Unknown if identity_2 == Some(status.digest) => {
                 CardSays::of_state(card::State::Active, guarded)
             }
             state => CardSays::of_state(state, guarded),

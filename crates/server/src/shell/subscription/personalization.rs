@@ -1,5 +1,4 @@
-//! The personalization message of a change, from the identity that register 2 gave to the data of its packets, and what
-//! the card's answers say.
+//! The personalization message of a change, from the identity that register 2 gave to the data of its packets.
 //!
 //! The message is made once, when the identity is there, and sealed beside the change with the identity: whatever becomes
 //! of settings afterwards, every copy of its packets has the same bytes.
@@ -7,18 +6,17 @@
 use std::collections::BTreeMap;
 
 use simtide_platform::content::HexBytes;
-use simtide_platform::subscription::{CardRefusal, CardSays, Change, OperatorSettings};
-use simtide_protocol::apdu::{Command as Apdu, StatusWord};
+use simtide_platform::subscription::{Change, OperatorSettings};
+use simtide_protocol::apdu::Command as Apdu;
 use simtide_protocol::card_file::Secret;
 use simtide_protocol::ids::{Imsi, Msisdn};
 use simtide_protocol::personalization::{
-    self as card, Answer, Identity, IdentityError, Message, MessageError, OperatorFile, OperatorFiles,
-    Options, Protection, Refusal, Status,
+    self as card, Identity, IdentityError, Message, MessageError, OperatorFile, OperatorFiles, Options,
+    Protection,
 };
 use simtide_protocol::profile::{ApplicationKind, Profile};
-use simtide_protocol::scp80::ResponseStatus;
 use simtide_protocol::script::ScriptError;
-use simtide_protocol::script::compact::{Response, Script};
+use simtide_protocol::script::compact::Script;
 use zeroize::Zeroizing;
 
 use crate::registers::NewIdentity;
@@ -245,67 +243,4 @@ fn shortened(text: &str, bytes_max: usize) -> &str {
         end -= 1;
     }
     &text[..end]
-}
-
-/// What the card's answer to a packet of a change says about it. `second`: digest of identity 2.
-pub fn says(
-    change: &Change,
-    is_fence: bool,
-    status: ResponseStatus,
-    data: &[u8],
-    second: Option<[u8; card::DIGEST_BYTES]>,
-) -> CardSays {
-    match status {
-        ResponseStatus::PorOk => {}
-        // Nothing on the card takes it, nor will take a copy.
-        ResponseStatus::TarUnknown | ResponseStatus::SecurityLevel => {
-            return CardSays::Untouched(Some(CardRefusal::Content));
-        }
-        _ => return CardSays::Silent,
-    }
-    let Ok(response) = Response::decode(data) else { return CardSays::Silent };
-    if response.status != StatusWord::OK {
-        return CardSays::Silent;
-    }
-    if !is_fence {
-        let answer = Answer::parse(&response.data).ok().filter(|answer| answer.change == change.id);
-        return answer.map_or(CardSays::Silent, |answer| of_state(change, answer.state));
-    }
-    match Status::parse(&response.data) {
-        Ok(status) => {
-            let is_second = second.is_some_and(|second| second == status.digest);
-            match status.state(change.id) {
-                // It has forgotten the change: who it is tells.
-                card::State::Unknown if is_second => of_state(change, card::State::Active),
-                state => of_state(change, state),
-            }
-        }
-        Err(_) => CardSays::Silent,
-    }
-}
-
-/// The card's own word for where a change stands.
-pub fn of_state(change: &Change, state: card::State) -> CardSays {
-    match state {
-        card::State::Unknown => CardSays::Untouched(None),
-        card::State::Asking => CardSays::Asking,
-        card::State::Staged => CardSays::Staged,
-        card::State::Trial => CardSays::Active,
-        card::State::Active if change.terms.guard_s.is_some() => CardSays::Committed,
-        card::State::Active => CardSays::Active,
-        card::State::Reverted => CardSays::Reverted,
-        card::State::Refused(refusal) => CardSays::Untouched(Some(of_refusal(refusal))),
-    }
-}
-
-fn of_refusal(refusal: Refusal) -> CardRefusal {
-    match refusal {
-        Refusal::WrongCode => CardRefusal::WrongCode,
-        Refusal::Locked => CardRefusal::Locked,
-        Refusal::UserSaidNo => CardRefusal::UserNo,
-        Refusal::NoAnswer => CardRefusal::UserSilent,
-        Refusal::NoDisplay => CardRefusal::NoDisplay,
-        Refusal::Malformed | Refusal::Unsupported => CardRefusal::Content,
-        Refusal::Busy => CardRefusal::Busy,
-    }
 }

@@ -1,8 +1,8 @@
 //! Who may begin a change: operators by the API, and the card itself; and what cards answer.
 
 use simtide_platform::subscription::{
-    CardSays, Change, Event, Evidence, PacketKind, Refusal, Request, Side, Standing, Terms, Way, admin_code_failures,
-    admit,
+    CardSays, Change, Event, Evidence, PacketKind, Refusal, Request, Side, Standing, Terms, Way,
+    admin_code_failures, admit,
 };
 use simtide_protocol::ids::{CardId, ChangeId};
 use simtide_protocol::personalization::{self as card_says, ConsentWay, Uplink};
