@@ -59,3 +59,33 @@ fn without_an_smsc_nobody_is_triggered() {
     assert_eq!(report["done_by_trigger"], 0, "{report}");
     assert_eq!(report["sms"], 0, "{report}");
 }
+
+#[test]
+fn every_message_of_a_change_is_opened_and_no_key_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let outcome = Command::new(env!("CARGO_BIN_EXE_simtide"))
+        .args(["demo", "--change", "--cards", "1", "--moves", "1", "--folder"])
+        .arg(folder.path().join("demo"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(outcome.stdout).unwrap();
+    assert!(outcome.status.success(), "{text}{}", String::from_utf8_lossy(&outcome.stderr));
+    for said in [
+        "command packet, part 1 of",
+        "STORE in 2 blocks:",
+        "to \"Operator Two\", admin code ****",
+        "milenage, K ****, OPc ****",
+        "PoR OK",
+        ": staged",
+        "proved itself with RES ****",
+        "Operator Two gives 00102",
+    ] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let cards = std::fs::read_to_string(folder.path().join("demo/cards.out")).unwrap();
+    let is_key = |word: &&str| word.len() >= 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let keys: Vec<&str> = cards.split(|one: char| !one.is_ascii_alphanumeric()).filter(is_key).collect();
+    assert!(keys.len() >= 4, "the vendor's file has keys");
+    let shown = text.to_lowercase();
+    assert!(keys.iter().all(|key| !shown.contains(&key.to_lowercase())), "{text}");
+}

@@ -1,16 +1,11 @@
-//! Every message of the demo as it was on the air, from the records of the SMSCs. What is sealed stays sealed; keys are
-//! masked.
+//! Every message of the demo as it was on the air, from the records of the SMSCs: what anybody in the network sees.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use simtide_protocol::sms::UserDataHeader;
+use simtide_protocol::sms::{Element, UserDataHeader};
 use simtide_simulation::smsc::{Entry, Happened};
-
-/// User data header element of a command packet and of a response packet (ETSI TS 102 225, 6.2 and 6.3).
-const COMMAND_PACKET: u8 = 0x70;
-const RESPONSE_PACKET: u8 = 0x71;
 
 /// Reads a record as it grows.
 pub struct Follower {
@@ -71,13 +66,13 @@ fn packet(user_data: &[u8]) -> String {
         _ => String::new(),
     };
     let is_first = header.concatenation().ok().flatten().is_none_or(|part| part.number == 1);
-    let kind = match (header.contains(COMMAND_PACKET), header.contains(RESPONSE_PACKET)) {
+    let kind = match (header.contains(Element::COMMAND_PACKET), header.contains(Element::RESPONSE_PACKET)) {
         (true, _) => "command packet",
         (_, true) => "response packet",
         _ => "packet",
     };
     // ETSI TS 102 225, 5.1: CPL, CHL, SPI, KIc, KID, TAR; then everything is encrypted.
-    let clear = match (header.contains(COMMAND_PACKET) && is_first, body) {
+    let clear = match (header.contains(Element::COMMAND_PACKET) && is_first, body) {
         (true, [_, _, _, spi, second, kic, kid, tar_0, tar_1, tar_2, ..]) => format!(
             ", SPI {spi:02X}{second:02X} KIc {kic:02X} KID {kid:02X} TAR {tar_0:02X}{tar_1:02X}{tar_2:02X}"
         ),

@@ -5,9 +5,11 @@
 //! prove themselves against both registers, which say what they hold.
 
 mod messages;
+mod opened;
 mod operator;
 mod reading;
 mod stage;
+mod wording;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -17,6 +17,7 @@ use super::super::platform::Platform;
 use super::super::process::Role;
 use super::super::stage::{make_folder, now_ms, owned};
 use super::messages::Follower;
+use super::opened::{Opener, Story};
 use super::operator::{OPERATORS, Operator, run};
 use super::reading::{Card, Register};
 use super::{Figures, Report};
@@ -52,6 +53,7 @@ struct World {
     is_quiet: bool,
     platform: Platform,
     followers: Vec<Follower>,
+    opener: Opener,
     changes: Vec<String>,
     // In this order: devices, platform, networks.
     fleet: Role,
@@ -103,12 +105,14 @@ impl World {
         ];
         let fleet = Role::start("fleet", &owned(&fleet), &args.folder)?;
         let rows = order.rows()?;
+        let opener = Opener::new(&rows);
         let is_quiet = args.json;
         Ok(Self {
             rows,
             is_quiet,
             platform,
             followers,
+            opener,
             changes: Vec::new(),
             fleet,
             _server: server,
@@ -143,23 +147,25 @@ impl World {
             let body = json!({ "card": row.iccid.to_string(), "operator": to.name, "consent": consent });
             let change = self.platform.post("/v1/changes", &body)?;
             let id = change["id"].as_str().ok_or("the platform names no change")?.to_owned();
-            open.push(id.clone());
+            open.push(Followed { id: id.clone(), told: 0 });
             self.changes.push(id);
         }
         let patience = self.patience();
         let begun = Instant::now();
         while !open.is_empty() && begun.elapsed() < patience {
-            self.look();
+            std::thread::sleep(LOOK_EVERY);
+            let mut story = Story::default();
+            self.listen(&mut story);
             let mut still = Vec::new();
-            for id in open {
-                let change = self.platform.get(&format!("/v1/changes/{id}"))?;
+            for mut followed in open {
+                let change = self.platform.get(&format!("/v1/changes/{}", followed.id))?;
+                followed.tell(&change, &mut story);
                 if change["open"].as_bool().unwrap_or(true) {
-                    still.push(id);
-                } else {
-                    self.say(&told(&change));
+                    still.push(followed);
                 }
             }
             open = still;
+            self.say_all(story);
         }
         self.look();
         Ok(())
@@ -172,19 +178,32 @@ impl World {
     /// Shows what was on the air meanwhile; the identities that were attached.
     fn look(&mut self) -> Vec<String> {
         std::thread::sleep(LOOK_EVERY);
-        let (mut lines, mut attached) = (Vec::new(), Vec::new());
+        let mut story = Story::default();
+        let attached = self.listen(&mut story);
+        self.say_all(story);
+        attached
+    }
+
+    /// What both networks carried meanwhile, and what is inside; the identities that were attached.
+    fn listen(&mut self, story: &mut Story) -> Vec<String> {
+        let mut attached = Vec::new();
         for follower in &mut self.followers {
             for entry in follower.entries() {
-                lines.extend(follower.describe(&entry).map(|line| (entry.time, line)));
+                if !self.is_quiet
+                    && let Some(line) = follower.describe(&entry)
+                {
+                    story.tell(entry.time, line, self.opener.open(&entry));
+                }
                 if entry.event == Happened::Attached {
                     attached.push(entry.source);
                 }
             }
         }
-        // What both networks did meanwhile, in its order.
-        lines.sort_by_key(|(time, _)| *time);
-        lines.iter().for_each(|(_, line)| self.say(line));
         attached
+    }
+
+    fn say_all(&self, story: Story) {
+        story.lines().iter().for_each(|line| self.say(line));
     }
 
     fn say(&self, line: &str) {
@@ -275,19 +294,37 @@ fn left_behind(identities: &BTreeSet<Imsi>, registers: &mut [Register]) -> Resul
     Ok(count)
 }
 
-/// A change that has ended, as a line.
-fn told(change: &Value) -> String {
-    let text = |key: &str| change[key].as_str().unwrap_or("-").to_owned();
-    let steps = change["steps"].as_array().cloned().unwrap_or_default();
-    let steps: Vec<&str> = steps.iter().filter_map(|step| step["state"].as_str()).collect();
-    format!(
-        "change {} of {}: {} -> {}, K2 and OPc2 ****: {}",
-        text("id"),
-        text("card"),
-        text("imsi"),
-        text("new_imsi"),
-        steps.join(", ")
-    )
+/// A change, and how many of its steps were told.
+struct Followed {
+    id: String,
+    told: usize,
+}
+
+impl Followed {
+    /// Tells the steps that the change has made meanwhile.
+    fn tell(&mut self, change: &Value, story: &mut Story) {
+        let text = |key: &str| change[key].as_str().unwrap_or("-").to_owned();
+        let steps = change["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for step in steps.iter().skip(self.told) {
+            let at = serde_json::from_value(step["at"].clone()).unwrap_or(EpochMs(0));
+            let state = step["state"].as_str().unwrap_or("-");
+            let (from, to) = (text("from"), text("to"));
+            let what = match state {
+                "requested" => format!("card {} to {to}, agreed by the user", text("card")),
+                "reserved" => format!("register {to} gives {}, K2 and OPc2 ****", text("new_imsi")),
+                "armed" => format!("register {to} lets it in"),
+                "sent" => "the personalization message is sealed and leaves".to_owned(),
+                "applied" => "the card has proven that it took identity 2".to_owned(),
+                "attached" => format!("register {to} has seen it"),
+                "withdrawn" => format!("register {from} lets {} in no more", text("imsi")),
+                "retired" => format!("register {from} has deleted {}", text("imsi")),
+                _ => String::new(),
+            };
+            let colon = if what.is_empty() { "" } else { ": " };
+            story.tell(at, format!("platform     change {} {state}{colon}{what}", self.id), Vec::new());
+        }
+        self.told = steps.len();
+    }
 }
 
 fn start_platform(folder: &Path, operators: &[Operator]) -> Result<Role, Failure> {
