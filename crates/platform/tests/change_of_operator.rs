@@ -30,6 +30,7 @@ fn begin(guarded: bool, consent: ConsentRule, way: Way) -> (Change, Vec<Command>
             ask_user: false,
             guard_s: guarded.then_some(900),
             eap_aka_counts_as_seen: false,
+            bearer: Bearer::Sms,
         },
         evidence: Evidence {
             agreed_at: EpochMs(0),
@@ -116,6 +117,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (kind(), 1_u64..12).prop_map(|(kind, counter)| Event::Lost { kind, counter }),
         4 => (kind(), 1_u64..12, says()).prop_map(|(kind, counter, says)| Event::Proof { kind, counter, says }),
         2 => says().prop_map(Event::Report),
+        2 => Just(Event::PollOpened),
+        2 => proptest::option::of(says()).prop_map(|says| Event::PollEnded { says }),
+        1 => Just(Event::OnlyByPoll),
     ]
 }
 
@@ -130,12 +134,24 @@ struct Told {
     last: u64,
     /// The card has answered the last personalization packet itself, or a fence above it, that it has identity 1.
     word: bool,
+    /// A personalization packet may still have an effect; before the last one was asked for.
+    live: (bool, bool),
+    /// A session may have left the message behind, or carries it.
+    in_session: bool,
     adopted: u32,
 }
 
 impl Told {
-    fn hear(&mut self, awaited: Option<PacketKind>, event: &Event) {
+    fn hear(&mut self, awaited: Option<PacketKind>, polls: Option<PollWork>, event: &Event) {
+        let nothing_left = |kind: &PacketKind| *kind == PacketKind::Personalization && awaited == Some(*kind);
         match event {
+            // Of one session at a time.
+            Event::PollOpened => self.in_session = false,
+            Event::PollEnded { says: Some(says) } if polls.is_some() => {
+                self.in_session = false;
+                self.word |= !self.live.0 && matches!(says, CardSays::Untouched(_) | CardSays::Reverted);
+                self.committed |= *says == CardSays::Committed;
+            }
             Event::Did { verb: Verb::Arm, imsi: which } if *which == imsi(2) => self.armed = true,
             Event::Seen { imsi: which, attached: true, by: SeenBy::Register, .. } if *which == imsi(2) => {
                 self.seen = true;
@@ -146,12 +162,8 @@ impl Told {
                 self.word &= *counter <= self.last;
                 self.last = self.last.max(*counter);
             }
-            // Nothing has left: what was proven before still holds.
-            Event::NotQueued { kind: PacketKind::Personalization }
-                if awaited == Some(PacketKind::Personalization) =>
-            {
-                self.word = true;
-            }
+            Event::NotQueued { kind } if nothing_left(kind) => self.not_left(),
+            Event::OnlyByPoll if nothing_left(&PacketKind::Personalization) => self.not_left(),
             Event::Proof { kind, counter, says } => {
                 if *kind == PacketKind::Personalization {
                     self.word &= *counter <= self.last;
@@ -159,9 +171,17 @@ impl Told {
                 }
                 let is_final = match kind {
                     PacketKind::Personalization => *counter == self.last,
-                    PacketKind::Fence => self.last > 0 && *counter > self.last,
+                    PacketKind::Fence => *counter > self.last,
                 };
-                self.word |= is_final && matches!(says, CardSays::Untouched(_));
+                let executed =
+                    !matches!(says, CardSays::Silent | CardSays::Asking | CardSays::Untouched(None));
+                let waits = awaited == Some(PacketKind::Personalization);
+                let is_dead = match kind {
+                    PacketKind::Personalization => executed,
+                    PacketKind::Fence => *says != CardSays::Asking && !waits,
+                };
+                self.live.0 &= !(is_final && is_dead) && *says != CardSays::Committed;
+                self.word |= is_final && !self.in_session && matches!(says, CardSays::Untouched(_));
                 self.word |= *says == CardSays::Reverted;
                 self.committed |= *says == CardSays::Committed;
             }
@@ -169,6 +189,12 @@ impl Told {
             Event::Report(CardSays::Reverted) => self.word = true,
             _ => {}
         }
+    }
+
+    /// As if it had not been asked for: what was proven before still holds.
+    fn not_left(&mut self) {
+        self.live.0 = self.live.1;
+        self.word = !self.live.0 && !self.in_session;
     }
 
     /// Counters are given by commits that the change asked for: a card cannot answer what was never sealed.
@@ -183,6 +209,7 @@ impl Told {
                 prop_assert!(self.armed, "B1: nothing leaves before register 2 lets identity 2 in");
                 prop_assert!(*attempt <= SENDS_MAX);
                 (self.sent, self.word) = (true, false);
+                self.live = (true, self.live.0);
             }
             Command::Withdraw(which) | Command::Retire(which) => {
                 prop_assert_eq!(*which, imsi(1));
@@ -221,9 +248,14 @@ proptest! {
             if told.is_impossible(change.awaits_queue(), &event) {
                 continue;
             }
-            told.hear(change.awaits_queue(), &event);
+            told.hear(change.awaits_queue(), change.poll_work(), &event);
             let was_open = change.is_open();
+            let opens = event == Event::PollOpened;
             let commands = change.handle(now, event);
+            if opens && change.poll_work() == Some(PollWork::Personalization) {
+                prop_assert!(told.armed, "B1: no session carries it before register 2 lets identity 2 in");
+                (told.sent, told.word, told.in_session) = (true, false, true);
+            }
             for command in &commands {
                 told.check(guarded, command)?;
             }
@@ -310,4 +342,87 @@ fn wrong_codes_count_until_a_change_succeeds() {
     let done = ended(State::Done, None);
     assert_eq!(admin_code_failures([&wrong, &no, &wrong, &done, &wrong]), 2);
     assert_eq!(admin_code_failures([&done, &wrong]), 0);
+}
+
+/// A change that waits for a poll, or for a place: register 2 lets identity 2 in.
+fn armed(bearer: Bearer) -> Change {
+    let (mut change, _) = begin(false, ConsentRule::InformAfter, Way::WebSite);
+    change.terms.bearer = bearer;
+    let identity = Identity { imsi: imsi(2), msisdn: None };
+    let reserved = Event::Reserved { change: ChangeId(7), card: None, identity, owned: true, taken_by: None };
+    change.handle(EpochMs(1_000), reserved);
+    change.handle(EpochMs(1_000), Event::Did { verb: Verb::Arm, imsi: imsi(2) });
+    change
+}
+
+#[test]
+fn a_message_that_waits_goes_by_the_next_poll() {
+    let mut change = armed(Bearer::Poll);
+    assert_eq!((change.state, change.poll_work()), (State::Armed, None), "nothing has left");
+    assert_eq!(change.handle(EpochMs(2_000), Event::PollOpened), []);
+    assert_eq!((change.state, change.poll_work()), (State::Sent, Some(PollWork::Personalization)));
+    let staged = Event::PollEnded { says: Some(CardSays::Staged) };
+    assert_eq!(change.handle(EpochMs(3_000), staged), [Command::Watch(imsi(2))]);
+    assert_eq!((change.state, change.poll_work()), (State::Applied, None));
+    // Where no poll comes, short messages carry it in the end.
+    let mut change = armed(Bearer::Poll);
+    let due = change.due().unwrap();
+    assert_eq!(due, EpochMs(1_000 + i64::from(POLL_WITHIN_S) * 1_000));
+    let send = Command::SendPersonalization { attempt: 1, validity_s: SEND_VALIDITY_S };
+    assert_eq!(change.handle(due, Event::Tick), [send.clone()]);
+    // Somebody who does not want to wait.
+    assert_eq!(armed(Bearer::Poll).handle(EpochMs(2_000), Event::Resolve), [send]);
+}
+
+#[test]
+fn a_message_for_which_short_messages_are_too_many_waits_for_a_poll() {
+    let mut change = armed(Bearer::Sms);
+    assert_eq!((change.state, change.awaits_queue()), (State::Sent, Some(PacketKind::Personalization)));
+    assert_eq!(change.handle(EpochMs(1_000), Event::OnlyByPoll), []);
+    assert_eq!((change.state, change.awaits_queue()), (State::Armed, None));
+    change.handle(EpochMs(2_000), Event::PollOpened);
+    assert_eq!(change.poll_work(), Some(PollWork::Personalization));
+}
+
+/// The message may lie in the device when the session breaks: no packet tells whether it will be executed, the card's next
+/// session does.
+#[test]
+fn what_a_broken_session_left_behind_is_fenced_by_the_next_one_only() {
+    let mut change = armed(Bearer::Poll);
+    change.handle(EpochMs(2_000), Event::PollOpened);
+    let commands = change.handle(EpochMs(3_000), Event::PollEnded { says: None });
+    assert!(matches!(commands[..], [Command::Watch(_), Command::Fence { .. }]), "{commands:?}");
+    assert_eq!(change.state, State::Unknown);
+    change.handle(EpochMs(3_000), Event::Queued { kind: PacketKind::Fence, counter: 9 });
+    let untouched = CardSays::Untouched(None);
+    let proof = Event::Proof { kind: PacketKind::Fence, counter: 9, says: untouched };
+    assert_eq!(change.handle(EpochMs(4_000), proof), [], "it may still come");
+    assert_eq!(change.state, State::Unknown);
+    // Cancelled: the next session only asks, and what it answers is certain.
+    change.handle(EpochMs(5_000), Event::Cancel);
+    change.handle(EpochMs(6_000), Event::NotQueued { kind: PacketKind::Fence });
+    change.handle(EpochMs(6_000), Event::PollOpened);
+    assert_eq!(change.poll_work(), Some(PollWork::Status));
+    let commands = change.handle(EpochMs(7_000), Event::PollEnded { says: Some(untouched) });
+    assert_eq!((change.state, commands), (State::Cancelled, vec![Command::Release(imsi(2))]));
+}
+
+/// Short messages that are lost: the card is asked nothing, it gets its message by the poll.
+#[test]
+fn a_poll_takes_over_from_lost_short_messages() {
+    let mut change = armed(Bearer::Sms);
+    let kind = PacketKind::Personalization;
+    change.handle(EpochMs(1_000), Event::Queued { kind, counter: 4 });
+    change.handle(EpochMs(9_000), Event::Lost { kind, counter: 4 });
+    assert_eq!(change.state, State::Unknown);
+    change.handle(EpochMs(9_000), Event::NotQueued { kind: PacketKind::Fence });
+    change.handle(EpochMs(10_000), Event::PollOpened);
+    assert_eq!(change.poll_work(), Some(PollWork::Personalization));
+    // A refusal is not believed while the packets may still come: the card could forget that it has refused.
+    let mut refused = change.clone();
+    let says = Some(CardSays::Untouched(Some(CardRefusal::UserNo)));
+    refused.handle(EpochMs(11_000), Event::PollEnded { says });
+    assert_eq!(refused.state, State::Unknown);
+    change.handle(EpochMs(11_000), Event::PollEnded { says: Some(CardSays::Staged) });
+    assert_eq!(change.state, State::Applied);
 }

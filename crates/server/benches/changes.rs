@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use simtide_platform::card::{Applied, CardState};
 use simtide_platform::subscription::{
-    CardSays, Change, Command as Wanted, ConsentRule, Event, Evidence, Identity, PacketKind, Request, SeenBy,
-    Side, State, Terms, Verb, Way,
+    Bearer, CardSays, Change, Command as Wanted, ConsentRule, Event, Evidence, Identity, PacketKind, Request,
+    SeenBy, Side, State, Terms, Verb, Way,
 };
 use simtide_protocol::ids::{Bucket, CardId, ChangeId, EpochMs, Iccid, Tar};
 use simtide_server::registers::Register;
@@ -390,6 +390,7 @@ fn request(number: u32, id: ChangeId, now: EpochMs) -> Request {
             ask_user: false,
             guard_s: None,
             eap_aka_counts_as_seen: false,
+            bearer: Bearer::Sms,
         },
         evidence: Evidence {
             agreed_at: now,

@@ -86,7 +86,7 @@ impl Change {
         if self.packets.asked == Some(PacketKind::Fence) {
             self.packets.asked = None;
         }
-        let holds = self.packets.last.is_some_and(|last| counter > last)
+        let holds = self.packets.last.is_none_or(|last| counter > last)
             && self.packets.asked != Some(PacketKind::Personalization);
         if holds && says != CardSays::Asking {
             self.packets.live = None;
@@ -96,6 +96,7 @@ impl Change {
 
     /// What the card says; `is_final`: no message of this change can make it untrue.
     pub(super) fn says(&mut self, now: EpochMs, says: CardSays, is_final: bool, out: &mut Out) {
+        let is_final = is_final && !self.may_be_in_session();
         let may_be_on_card = matches!(self.state, State::Sent | State::Unknown);
         match says {
             CardSays::Staged | CardSays::Active if may_be_on_card => self.applied(now, out),
@@ -136,11 +137,12 @@ impl Change {
     fn reverts(&mut self, now: EpochMs, is_final: bool, out: &mut Out) {
         let may_revert = !self.committed
             && matches!(self.state, State::Sent | State::Unknown | State::Applied | State::Attached);
-        match self.packets.live {
+        let may_come = self.packets.live.is_some() || self.may_be_in_session();
+        match may_come {
             _ if !may_revert => {}
             // A message may have been reserved that nobody has told of yet; a fence will ask again.
             _ if self.packets.asked == Some(PacketKind::Personalization) => {}
-            Some(_) if !is_final => {
+            true if !is_final => {
                 if self.state != State::Unknown {
                     self.unknown(now, out);
                 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use simtide_protocol::ids::{CardId, ChangeId, EpochMs, Imsi, Msisdn};
 
+use super::polls::InPoll;
 use super::request::{Evidence, Request, Side, Terms};
 use super::types::{CardRefusal, Command, Identity, PacketKind, Reason, State};
 
@@ -28,9 +29,9 @@ pub const PAUSE_S_MAX: u32 = 3_600;
 /// | Requested | operator 1, as its rule says | `Consent`, `Acknowledged(Before)` | Authorised; Failed | asked again with growing pauses; Failed at the end of `consent_within_s` |
 /// | Authorised | identity 2 of register 2 | `Reserved`, `DidNot(Reserve)` | Reserved; Failed | [`TRIES_MAX`] tries, then Failed |
 /// | Reserved | access for identity 2 | `Did(Arm)`, `DidNot(Arm)` | Armed; Failed | [`TRIES_MAX`] tries, then Failed |
-/// | Armed | a place for the packet | at once, `Tick` | Sent; Failed | [`QUEUE_WITHIN_S`], then Failed |
-/// | Sent | the card's proof | `Proof`, `Report`, `Seen`, `Lost`, `NotQueued` | Applied, Attached, Refused, Unknown; Armed where nothing has left | validity of the message, then Unknown |
-/// | Unknown | the proof of a fence, or register 2 | `Proof(Fence)`, `Proof`, `Report`, `Seen` | Applied, Attached, Reverted; Armed (sent again), Refused, Failed, Cancelled only by a fence | none: asks for ever, at most once a day |
+/// | Armed | a place for the packet, or a poll | at once, `Tick`, `PollOpened` | Sent; Failed | [`QUEUE_WITHIN_S`], then Failed; by poll first [`super::POLL_WITHIN_S`] |
+/// | Sent | the card's proof | `Proof`, `PollEnded`, `Report`, `Seen`, `Lost`, `NotQueued` | Applied, Attached, Refused, Unknown; Armed where nothing has left | validity of the message, then Unknown |
+/// | Unknown | the proof of a fence, or register 2 | `Proof(Fence)`, `PollEnded`, `Proof`, `Report`, `Seen` | Applied, Attached, Reverted; Armed (sent again), Refused, Failed, Cancelled only by a fence | none: asks for ever, at most once a day |
 /// | Applied | identity 2 in the network | `Seen`, `Report`, `Proof(Fence)` | Attached; Reverted where guarded | none: [`super::Alarm::NotSeen`], and the card is asked |
 /// | Attached, guarded | the card's commit | `Report(Committed)`, `Proof(Fence)` | stays, and goes on as below; Reverted | none: the card is asked |
 /// | Attached | register 1 takes access away | `Did(Withdraw)` | Withdrawn | none: tried for ever, [`super::Alarm::RegisterRefuses`] |
@@ -57,7 +58,7 @@ pub const PAUSE_S_MAX: u32 = 3_600;
 /// **The fence.** A message that was given up may still arrive, days later. An Unknown is resolved by the authenticated
 /// proof, on the same key set, of a packet with a higher counter than every personalization packet: the card will refuse
 /// all of those from then on. What it says without that is believed only where it cannot be overtaken: that identity 2 is
-/// there, or was.
+/// there, or was. A copy that went in a poll is fenced by the card's next session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Names it: at the card, at registers, in the API.
@@ -157,6 +158,9 @@ pub(super) struct Packets {
     /// A personalization packet that may still have an effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) live: Option<u64>,
+    /// What a session of the card carries.
+    #[serde(default)]
+    pub(super) in_poll: InPoll,
 }
 
 impl Change {

@@ -6,7 +6,8 @@ use super::change::{
     Change, FENCE_VALIDITY_S, PAUSE_S_MAX, QUEUE_WITHIN_S, Reservation, SEND_VALIDITY_S, SENDS_MAX,
     STEPS_MAX, TRIES_MAX,
 };
-use super::settings::ConsentRule;
+use super::polls::InPoll;
+use super::settings::{Bearer, ConsentRule};
 use super::types::{
     Alarm, CardRefusal, Command, Event, Notice, PacketKind, Party, Reason, State, UserText, Verb,
 };
@@ -63,6 +64,9 @@ impl Change {
                 self.fenced(now, counter, says, &mut out);
             }
             Event::Report(says) => self.says(now, says, false, &mut out),
+            Event::PollOpened => self.poll_opened(now),
+            Event::PollEnded { says } => self.poll_ended(now, says, &mut out),
+            Event::OnlyByPoll => self.only_by_poll(now, &mut out),
         }
         out
     }
@@ -118,6 +122,9 @@ impl Change {
                 self.close(now, State::Failed, Reason::RegisterFailed, out);
             }
             State::Reserved => out.extend(self.imsi_2().map(Command::Arm)),
+            State::Armed if self.terms.bearer == Bearer::Poll && now < self.poll_within(now) => {
+                self.due = Some(self.poll_within(now));
+            }
             State::Armed => self.send(now, out),
             State::Sent => {}
             State::Unknown | State::Applied => out.extend(self.imsi_2().map(Command::Watch)),
@@ -220,7 +227,11 @@ impl Change {
     }
 
     fn waits_too_long(&self, now: EpochMs) -> bool {
-        self.armed_at.is_some_and(|at| now >= at.plus_ms(i64::from(QUEUE_WITHIN_S) * 1_000))
+        let since = match self.terms.bearer {
+            Bearer::Sms => self.armed_at,
+            Bearer::Poll => Some(self.poll_within(now)),
+        };
+        since.is_some_and(|at| now >= at.plus_ms(i64::from(QUEUE_WITHIN_S) * 1_000))
     }
 
     fn restarted(&mut self, now: EpochMs, out: &mut Out) {
@@ -228,6 +239,8 @@ impl Change {
             self.tell_operator_1(now, out);
         }
         match self.state {
+            // No session has outlived the process.
+            State::Sent if self.packets.in_poll == InPoll::Message => self.poll_ended(now, None, out),
             // The packet's row tells.
             State::Sent | State::Armed => {}
             _ => {
@@ -244,6 +257,11 @@ impl Change {
         match self.state {
             State::Sent if self.packets.asked.is_none() => self.unknown(now, out),
             State::Sent => {}
+            State::Armed => {
+                // It waits for no poll any more.
+                self.terms.bearer = Bearer::Sms;
+                self.effect(now, out);
+            }
             State::Unknown | State::Applied => {
                 self.effect(now, out);
                 self.fence(now, out);

@@ -9,6 +9,7 @@
 //! | `machine.rs` | what an event makes of it: time, effects, people |
 //! | `register_answers.rs` | the same for what registers answer |
 //! | `card_answers.rs` | the same for packets and what the card says: the fence |
+//! | `polls.rs` | the same for polls of the card |
 //! | `bulk.rs`, `walk.rs` | a campaign of changes: rate, canary, thresholds; which card is next |
 //!
 //! The shell's rule: load the change, [`Change::handle`] the event, **one durable commit** of the new record with the
@@ -20,6 +21,7 @@ mod bulk;
 mod card_answers;
 mod change;
 mod machine;
+mod polls;
 mod register_answers;
 mod request;
 mod settings;
@@ -28,6 +30,7 @@ mod walk;
 
 pub use bulk::*;
 pub use change::*;
+pub use polls::{POLL_WITHIN_S, PollWork};
 pub use request::*;
 pub use settings::*;
 pub use types::*;

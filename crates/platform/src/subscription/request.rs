@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use simtide_protocol::ids::{CardId, ChangeId, EpochMs, Imsi, Msisdn};
 
-use super::settings::{AgreementTerms, ConsentRule, OperatorSettings};
+use super::settings::{AgreementTerms, Bearer, ConsentRule, OperatorSettings};
 use crate::card::CardState;
 
 /// Wrong admin codes of a card, over all its changes since one succeeded, after which the platform begins no other.
@@ -86,6 +86,9 @@ pub struct Terms {
     pub guard_s: Option<u32>,
     /// A successful EAP-AKA counts as the attach.
     pub eap_aka_counts_as_seen: bool,
+    /// By which bearer the message goes.
+    #[serde(default)]
+    pub bearer: Bearer,
 }
 
 impl Terms {
@@ -99,6 +102,7 @@ impl Terms {
             ask_user: agreed.confirm_by_user.unwrap_or(to.confirm_by_user) && !way.is_on_device(),
             guard_s: guarded.then_some(GUARD_S),
             eap_aka_counts_as_seen: to.eap_aka_counts_as_seen,
+            bearer: agreed.bearer.unwrap_or(to.bearer),
         }
     }
 }

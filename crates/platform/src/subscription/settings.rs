@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use simtide_protocol::ids::Imsi;
+use simtide_protocol::ids::{Imsi, Msisdn};
 
 use crate::content::HexBytes;
 
@@ -46,6 +46,11 @@ pub struct OperatorSettings {
     pub guarded_swap: bool,
     /// A successful EAP-AKA against this operator's register counts as its attach.
     pub eap_aka_counts_as_seen: bool,
+    /// By which bearer its new subscribers get their identity.
+    pub bearer: Bearer,
+    /// Where its cards send: the platform's number in its network. `None`: as before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_number: Option<Msisdn>,
     /// Transport key for identities from this operator, a record of the vault as hex; empty: none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sealed_transport_key: String,
@@ -66,6 +71,17 @@ pub enum ConsentRule {
     /// It is told when the card has left.
     #[default]
     InformAfter,
+}
+
+/// By which bearer the personalization message goes. Whatever is set, a poll takes a message that has not arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bearer {
+    /// Short messages, at once.
+    #[default]
+    Sms,
+    /// The card's next poll; short messages where none comes in [`super::POLL_WITHIN_S`].
+    Poll,
 }
 
 /// Identities from first to last, both with the same number of digits.
@@ -148,6 +164,9 @@ pub struct AgreementTerms {
     /// Instead of operator 2's rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guarded_swap: Option<bool>,
+    /// Instead of operator 2's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bearer: Option<Bearer>,
     /// No new changes for the time being; open ones go on.
     pub suspended: bool,
     /// Until when operator 1 may answer, in seconds; `None`: [`super::CONSENT_WITHIN_S`].

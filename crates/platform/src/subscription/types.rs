@@ -401,6 +401,15 @@ pub enum Event {
     },
     /// The card has said it otherwise, authenticated: by a message of its own with its uplink counter, or in a poll.
     Report(CardSays),
+    /// A session of the card has begun; [`super::Change::poll_work`] says what it is to carry.
+    PollOpened,
+    /// What the card has said in that session; `None`: it is over without an answer.
+    PollEnded {
+        /// Its answer.
+        says: Option<CardSays>,
+    },
+    /// The personalization packet would take too many short messages. Nothing has left.
+    OnlyByPoll,
     /// Somebody wants to stop it.
     Cancel,
     /// Somebody wants to know now: retries and questions are made at once.

@@ -9,9 +9,9 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use simtide_platform::content::HexBytes;
 use simtide_platform::subscription::{
-    AgreementTerms, Callback, ConsentRule, ImsiRange, OperatorSettings, RegisterSettings,
+    AgreementTerms, Bearer, Callback, ConsentRule, ImsiRange, OperatorSettings, RegisterSettings,
 };
-use simtide_protocol::ids::IdMno;
+use simtide_protocol::ids::{IdMno, Msisdn};
 
 use super::problem::Problem;
 use super::request::Body;
@@ -70,6 +70,15 @@ pub struct NewOperator {
     /// A successful EAP-AKA against this operator's register counts as its attach.
     #[serde(default)]
     eap_aka_counts_as_seen: bool,
+    /// sms (at once) or poll (with the card's next poll): by which bearer its new subscribers get their identity.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    bearer: Bearer,
+    /// International number under which the platform is reached in this operator's network, digits: where its cards
+    /// send; left out: as the vendor set it.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    service_number: Option<Msisdn>,
     /// Key under which identities from its register travel, 64 hex digits; left out: as before; empty: none. Never shown.
     #[serde(default)]
     transport_key: Option<Hidden>,
@@ -147,6 +156,12 @@ pub struct OperatorView {
     pub guarded_swap: bool,
     /// EAP-AKA counts as the attach.
     pub eap_aka_counts_as_seen: bool,
+    /// sms or poll.
+    #[schema(value_type = String)]
+    pub bearer: Bearer,
+    /// Where its cards send.
+    #[schema(value_type = Option<String>)]
+    pub service_number: Option<Msisdn>,
     /// Whether a transport key is set.
     pub transport_key_set: bool,
     /// Files that change with the operator.
@@ -395,6 +410,8 @@ fn settings(
         confirm_by_user: new.confirm_by_user,
         guarded_swap: new.guarded_swap,
         eap_aka_counts_as_seen: new.eap_aka_counts_as_seen,
+        bearer: new.bearer,
+        service_number: new.service_number,
         sealed_transport_key,
         files: new.files.clone(),
     };
@@ -466,6 +483,8 @@ fn view(operator: &Operator, own: bool) -> OperatorView {
         confirm_by_user: settings.confirm_by_user,
         guarded_swap: settings.guarded_swap,
         eap_aka_counts_as_seen: settings.eap_aka_counts_as_seen,
+        bearer: settings.bearer,
+        service_number: settings.service_number.filter(|_| own),
         transport_key_set: own && !settings.sealed_transport_key.is_empty(),
         files: if own { settings.files } else { BTreeMap::new() },
     }

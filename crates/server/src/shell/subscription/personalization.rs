@@ -107,7 +107,7 @@ impl Carried {
             change: change.id,
             options,
             operator_name: name.to_owned(),
-            service_number: None,
+            service_number: settings.service_number,
             identity: identity.clone(),
             files: files(settings, &given.imsi, given.msisdn.as_ref())?,
         };
