@@ -20,6 +20,7 @@
 
 mod bind;
 mod config;
+mod delivery;
 mod event;
 pub mod link;
 mod pace;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use rusmpp_core::CommandId;
 use simtide_protocol::ids::Msisdn;
 use thiserror::Error;
 
@@ -257,6 +258,8 @@ pub struct Message {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
     pub(super) connection: Connection,
+    /// deliver_sm or data_sm: how it came.
+    pub(super) request: CommandId,
     pub(super) sequence: u32,
 }
 

@@ -6,11 +6,12 @@
 //! two messages the reference decides, then the form that this SMSC has used so far; last by (subscriber, reference
 //! modulo 256).
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 
+use super::delivery::Delivery;
 use super::event::{DeliveryState, Receipt};
-use super::wire::Delivery;
 
 /// Messages remembered per link; the oldest are forgotten first (the store knows them still).
 pub const REMEMBERED_MAX: usize = 200_000;
@@ -30,7 +31,7 @@ pub fn read(delivery: &Delivery) -> Option<Receipt> {
     if !is_receipt {
         return None;
     }
-    let text = String::from_utf8_lossy(&delivery.user_data);
+    let text = text(delivery);
     let id =
         delivery.receipted_message_id.as_deref().filter(|id| !id.is_empty()).or_else(|| field(&text, "id:"));
     let state = delivery
@@ -49,6 +50,15 @@ pub fn read(delivery: &Delivery) -> Option<Receipt> {
         state,
         error,
     })
+}
+
+/// The text of a receipt: some SMSCs write it in UCS2 (data_coding 08).
+fn text(delivery: &Delivery) -> Cow<'_, str> {
+    if delivery.data_coding != 0x08 {
+        return String::from_utf8_lossy(&delivery.user_data);
+    }
+    let units = delivery.user_data.chunks_exact(2).map(|two| u16::from_be_bytes([two[0], two[1]]));
+    Cow::Owned(char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
 }
 
 /// The value after `key`, up to the next space (SMPP 3.4, appendix B); keys in any case, also at the start.
@@ -256,6 +266,15 @@ mod tests {
         let receipt = read(&delivery("ID: 12 STAT:UNDELIV ERR:27")).unwrap();
         assert_eq!(receipt.ids, ["12", "c", "18"]);
         assert_eq!((receipt.state, receipt.error.as_deref()), (DeliveryState::Undeliverable, Some("27")));
+    }
+
+    #[test]
+    fn a_text_in_ucs2_is_read() {
+        let text = "id:00A7 stat:DELIVRD";
+        let mut wide = delivery("");
+        wide.data_coding = 0x08;
+        wide.user_data = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        assert_eq!(read(&wide), read(&delivery(text)));
     }
 
     #[test]

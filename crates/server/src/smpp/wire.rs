@@ -1,8 +1,7 @@
-//! SMPP 3.4 PDUs as bytes: framing, the few PDUs that an ESME sends, and a tolerant reading of those it gets.
+//! SMPP 3.4 PDUs as bytes: framing, headers, and the few PDUs that an ESME sends.
 //!
-//! Fields are written and read by the codec, apart from submit_sm, which is written for every message. The header and
-//! the optional parameters of a deliver_sm are read here, because an SMSC that leaves a body out, or ends an identifier
-//! without its NUL, must not cost a receipt.
+//! Fields are written by the codec, apart from submit_sm, which is written for every message. Headers are read here,
+//! because an SMSC that leaves a body out must not cost an answer.
 
 use std::io::Write as _;
 
@@ -20,9 +19,6 @@ use super::event::{Address, SHORT_MESSAGE_BYTES_MAX, Submit};
 pub const HEADER_BYTES: usize = 16;
 /// Longest PDU that is read; a longer one means that the stream is out of step.
 pub const PDU_BYTES_MAX: usize = 8_192;
-/// Most optional parameters that are looked at in one PDU.
-const TLVS_MAX: usize = 64;
-
 /// Status codes of SMPP 3.4, 5.1.3.
 pub mod status {
     /// ESME_ROK.
@@ -122,70 +118,6 @@ impl Header {
     }
 }
 
-/// A deliver_sm: a receipt or a message, still as its fields.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivery {
-    /// Who sent it.
-    pub source: Address,
-    /// Whom it is for.
-    pub destination: Address,
-    /// esm_class, all eight bits.
-    pub esm_class: u8,
-    /// protocol_id.
-    pub protocol_id: u8,
-    /// data_coding.
-    pub data_coding: u8,
-    /// short_message, or message_payload (0424) where that is empty.
-    pub user_data: Vec<u8>,
-    /// receipted_message_id (001E).
-    pub receipted_message_id: Option<String>,
-    /// message_state (0427).
-    pub message_state: Option<u8>,
-    /// network_error_code (0423): network type and code.
-    pub network_error: Option<(u8, u16)>,
-    /// user_message_reference (0204).
-    pub reference: Option<u16>,
-}
-
-/// Reads a deliver_sm. The error is the status to answer with.
-pub fn read_delivery(pdu: &[u8]) -> Result<Delivery, u32> {
-    let body = &pdu[HEADER_BYTES..];
-    let mandatory = mandatory_bytes(body).ok_or(status::INVALID_COMMAND_LENGTH)?;
-    let (sm, _) = pdus::DeliverSm::<1>::decode(&body[..mandatory], mandatory)
-        .map_err(|_| status::INVALID_COMMAND_LENGTH)?;
-    let mut delivery = Delivery {
-        source: Address::new(sm.source_addr_ton.into(), sm.source_addr_npi.into(), sm.source_addr.as_str()),
-        destination: Address::new(
-            sm.dest_addr_ton.into(),
-            sm.dest_addr_npi.into(),
-            sm.destination_addr.as_str(),
-        ),
-        esm_class: sm.esm_class.into(),
-        protocol_id: sm.protocol_id,
-        data_coding: sm.data_coding.into(),
-        user_data: sm.short_message().bytes().to_vec(),
-        receipted_message_id: None,
-        message_state: None,
-        network_error: None,
-        reference: None,
-    };
-    for tlv in tlvs(&body[mandatory..]) {
-        let (tag, value) = tlv?;
-        match (tag, value) {
-            (0x001E, text) => delivery.receipted_message_id = Some(lenient_text(text)),
-            (0x0427, &[state]) => delivery.message_state = Some(state),
-            (0x0423, &[network, high, low]) => {
-                delivery.network_error = Some((network, u16::from_be_bytes([high, low])));
-            }
-            (0x0204, &[high, low]) => delivery.reference = Some(u16::from_be_bytes([high, low])),
-            (0x0204, &[low]) => delivery.reference = Some(low.into()),
-            (0x0424, payload) if delivery.user_data.is_empty() => delivery.user_data = payload.to_vec(),
-            _ => {}
-        }
-    }
-    Ok(delivery)
-}
-
 /// Reads the message_id of a submit_sm_resp or data_sm_resp; an absent body is an empty id.
 pub fn read_message_id(pdu: &[u8]) -> String {
     let body = &pdu[HEADER_BYTES..];
@@ -200,46 +132,8 @@ pub fn read_alert(pdu: &[u8]) -> Option<Address> {
     Some(Address::new(alert.source_addr_ton.into(), alert.source_addr_npi.into(), alert.source_addr.as_str()))
 }
 
-/// Length of the mandatory part of a submit_sm or deliver_sm (SMPP 3.4, 4.4.1, 4.6.1).
-fn mandatory_bytes(body: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    // service_type; source ton npi address; destination ton npi address; esm, pid, priority, schedule; validity
-    for fixed_before in [0, 2, 2, 3, 0] {
-        at += fixed_before;
-        at += body.get(at..)?.iter().position(|&b| b == 0)? + 1;
-    }
-    at += 4;
-    let sm_length = usize::from(*body.get(at)?);
-    let end = at + 1 + sm_length;
-    (end <= body.len()).then_some(end)
-}
-
-/// The optional parameters (SMPP 3.4, 5.3), in order; one that runs past the end is the last and an error.
-fn tlvs(mut rest: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8]), u32>> {
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let parsed = rest.split_first_chunk::<4>().and_then(|(&[t1, t2, l1, l2], after)| {
-            let (value, after) = after.split_at_checked(u16::from_be_bytes([l1, l2]).into())?;
-            Some((u16::from_be_bytes([t1, t2]), value, after))
-        });
-        match parsed {
-            Some((tag, value, after)) => {
-                rest = after;
-                Some(Ok((tag, value)))
-            }
-            None => {
-                rest = &[];
-                Some(Err(status::INVALID_TLV_STREAM))
-            }
-        }
-    })
-    .take(TLVS_MAX)
-}
-
 /// Text up to a NUL, if there is one; what is not printable becomes `?`.
-fn lenient_text(bytes: &[u8]) -> String {
+pub(super) fn lenient_text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     bytes[..end].iter().map(|&b| if (0x20..0x7F).contains(&b) { b as char } else { '?' }).collect()
 }
@@ -326,9 +220,13 @@ pub fn write_submit(out: &mut Vec<u8>, sequence: u32, submit: &Submit) {
     out[start..start + 4].copy_from_slice(&bytes.to_be_bytes());
 }
 
-/// Writes a deliver_sm_resp (SMPP 3.4, 4.6.2): its message_id is one NUL.
-pub fn write_deliver_answer(out: &mut Vec<u8>, status: u32, sequence: u32) {
-    write(out, status, sequence, pdus::DeliverSmResp::<1>::default());
+/// Writes a deliver_sm_resp or data_sm_resp (SMPP 3.4, 4.6.2, 4.7.2): its message_id is one NUL.
+pub fn write_deliver_answer(out: &mut Vec<u8>, request: CommandId, status: u32, sequence: u32) {
+    if request == CommandId::DataSm {
+        write(out, status, sequence, pdus::DataSmResp::<1>::default());
+    } else {
+        write(out, status, sequence, pdus::DeliverSmResp::<1>::default());
+    }
 }
 
 fn terminated(text: &str) -> Vec<u8> {
@@ -429,41 +327,6 @@ mod tests {
             let mut frames = Frames::default();
             frames.push(&length.to_be_bytes());
             assert_eq!(frames.next_pdu(), Err(LengthError(length)));
-        }
-    }
-
-    fn deliver(short_message: &[u8], tlvs: &[u8]) -> Vec<u8> {
-        let mut pdu = vec![0; 16];
-        pdu.extend_from_slice(b"\0\x01\x01436641234567\0\0\x00500\0\x41\x7f\0\0\0\0\0\x02\0");
-        pdu.push(short_message.len() as u8);
-        pdu.extend_from_slice(short_message);
-        pdu.extend_from_slice(tlvs);
-        pdu
-    }
-
-    #[test]
-    fn deliver_sm_is_read_with_unterminated_and_unknown_parameters() {
-        let tlvs = b"\x00\x1e\x00\x03abc\x14\x00\x00\x01x\x04\x27\x00\x01\x02\x04\x23\x00\x03\x03\x00\x1b";
-        let delivery = read_delivery(&deliver(b"hi", tlvs)).unwrap();
-        assert_eq!(delivery.source, Address::new(1, 1, "436641234567"));
-        assert_eq!((delivery.esm_class, delivery.protocol_id, delivery.data_coding), (0x41, 0x7F, 0x02));
-        assert_eq!(delivery.receipted_message_id.as_deref(), Some("abc"));
-        assert_eq!((delivery.message_state, delivery.network_error), (Some(2), Some((3, 27))));
-    }
-
-    #[test]
-    fn message_payload_is_read_only_where_the_message_is_empty() {
-        assert_eq!(read_delivery(&deliver(b"", b"\x04\x24\x00\x02ab")).unwrap().user_data, b"ab");
-        assert_eq!(read_delivery(&deliver(b"x", b"\x04\x24\x00\x02ab")).unwrap().user_data, b"x");
-    }
-
-    #[test]
-    fn a_parameter_past_the_end_and_a_cut_body_have_their_status() {
-        let whole = deliver(b"hi", b"\x04\x27\x00\x09\x02");
-        assert_eq!(read_delivery(&whole), Err(status::INVALID_TLV_STREAM));
-        let whole = deliver(b"hi", b"");
-        for end in HEADER_BYTES..whole.len() {
-            assert_eq!(read_delivery(&whole[..end]), Err(status::INVALID_COMMAND_LENGTH), "{end}");
         }
     }
 }

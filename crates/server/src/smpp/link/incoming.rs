@@ -7,6 +7,7 @@ use simtide_protocol::ids::Msisdn;
 
 use super::Machine;
 use crate::smpp::bind::{Bind, InFlight, Role, State, Waiting};
+use crate::smpp::delivery;
 use crate::smpp::event::{Answer, Connection, LinkEvent, Message, Refusal, StopReason, Submit, Verdict};
 use crate::smpp::link::Command;
 use crate::smpp::receipt;
@@ -61,8 +62,8 @@ impl Machine {
             (State::Bound | State::Unbinding { .. }, CommandId::SubmitSmResp | CommandId::GenericNack) => {
                 self.submit_answered(now, i, header, pdu);
             }
-            (State::Bound | State::Unbinding { .. }, CommandId::DeliverSm) => {
-                self.delivery(i, header.sequence, pdu)
+            (State::Bound | State::Unbinding { .. }, CommandId::DeliverSm | CommandId::DataSm) => {
+                self.delivery(i, header, pdu)
             }
             (State::Bound | State::Unbinding { .. }, CommandId::AlertNotification) => {
                 match wire::read_alert(pdu) {
@@ -76,12 +77,9 @@ impl Machine {
             }
             (State::Unbinding { .. }, CommandId::UnbindResp) => self.disconnect(now, i),
             (_, CommandId::EnquireLinkResp | CommandId::UnbindResp) => {}
-            (_, CommandId::DeliverSm) => {
-                wire::write_deliver_answer(
-                    &mut self.binds[i].out,
-                    status::INVALID_BIND_STATUS,
-                    header.sequence,
-                );
+            (_, id @ (CommandId::DeliverSm | CommandId::DataSm)) => {
+                let out = &mut self.binds[i].out;
+                wire::write_deliver_answer(out, id, status::INVALID_BIND_STATUS, header.sequence);
             }
             (_, id) => {
                 self.figures.faults += 1;
@@ -196,20 +194,26 @@ impl Machine {
         self.release_early(submit.destination);
     }
 
-    fn delivery(&mut self, i: usize, sequence: u32, pdu: &[u8]) {
-        let delivery = match wire::read_delivery(pdu) {
+    fn delivery(&mut self, i: usize, header: Header, pdu: &[u8]) {
+        let Header { id: request, sequence, .. } = header;
+        let read = if request == CommandId::DataSm {
+            delivery::read_data(pdu)
+        } else {
+            delivery::read_delivery(pdu)
+        };
+        let delivery = match read {
             Ok(delivery) => delivery,
             Err(code) => {
                 self.figures.faults += 1;
-                return wire::write_deliver_answer(&mut self.binds[i].out, code, sequence);
+                return wire::write_deliver_answer(&mut self.binds[i].out, request, code, sequence);
             }
         };
         let Some(mut receipt) = receipt::read(&delivery) else {
             self.figures.messages += 1;
-            let answer = Answer { connection: self.binds[i].connection(i), sequence };
+            let answer = Answer { connection: self.binds[i].connection(i), request, sequence };
             return self.report(LinkEvent::Message(Message {
                 answer,
-                udhi: delivery.esm_class & 0x40 != 0,
+                udhi: delivery.esm_class & delivery::UDHI != 0,
                 source: delivery.source,
                 destination: delivery.destination,
                 protocol_id: delivery.protocol_id,
@@ -218,7 +222,7 @@ impl Machine {
             }));
         };
         // A lost receipt costs a little knowledge and no message, so it is answered without waiting for anybody.
-        wire::write_deliver_answer(&mut self.binds[i].out, status::OK, sequence);
+        wire::write_deliver_answer(&mut self.binds[i].out, request, status::OK, sequence);
         self.figures.receipts += 1;
         receipt.token = self.matcher.find(&receipt);
         let is_early = receipt.token.is_none() && self.is_in_flight(&receipt.subscriber.digits);
@@ -262,7 +266,7 @@ impl Machine {
             Verdict::Later => status::TEMPORARY_APPLICATION,
             Verdict::Refused => status::SYSTEM_ERROR,
         };
-        wire::write_deliver_answer(&mut self.binds[i].out, code, answer.sequence);
+        wire::write_deliver_answer(&mut self.binds[i].out, answer.request, code, answer.sequence);
     }
 }
 

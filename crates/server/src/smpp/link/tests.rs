@@ -391,7 +391,7 @@ fn unknown_requests_are_refused_and_broken_messages_have_their_status() {
     bench.bytes(s(1), FIRST, &[pdu(0x99, 0, 1, b"x"), pdu(0x103, 0, 2, b""), broken].concat());
     let said: Vec<_> =
         bench.writes.iter().flat_map(|(_, pdus)| pdus.iter().map(|p| (p.0, p.1, p.2))).collect();
-    assert_eq!(said, [(0x8000_0000, 3, 1), (0x8000_0000, 3, 2), (0x8000_0005, 0xC0, 3)]);
+    assert_eq!(said, [(0x8000_0000, 3, 1), (0x8000_0103, 2, 2), (0x8000_0005, 0xC0, 3)]);
     assert_eq!((bench.events(), bench.closed.len()), (vec![], 0));
 }
 
@@ -429,6 +429,29 @@ fn a_message_from_a_phone_is_answered_when_it_is_stored() {
     bench.input(s(3), Input::Lost(FIRST));
     bench.input(s(3), Input::Answered(*answer, Verdict::Taken));
     assert!(bench.writes.is_empty(), "that connection is gone");
+}
+
+#[test]
+fn a_data_sm_is_a_message_or_a_receipt_too_and_has_its_own_answer() {
+    let mut bench = Bench::bound(config());
+    let data = |sequence, esm_class: u8, tlvs: &[u8]| {
+        let mut body = b"\0\x01\x01436641234567\0\0\x00500\0".to_vec();
+        body.extend_from_slice(&[esm_class, 0, 4]);
+        body.extend_from_slice(tlvs);
+        pdu(0x103, 0, sequence, &body)
+    };
+    bench.bytes(s(1), FIRST, &data(8, 0x40, b"\x04\x24\x00\x03\x02\x71\x00"));
+    let events = bench.events();
+    let LinkEvent::Message(Message { answer, udhi: true, user_data, .. }) = &events[0] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(user_data, b"\x02\x71\x00");
+    bench.input(s(2), Input::Answered(*answer, Verdict::Taken));
+    assert_eq!(bench.writes[0].1[0], (0x8000_0103, 0, 8, 0));
+    bench.writes.clear();
+    bench.bytes(s(2), FIRST, &data(9, 0x04, b"\x00\x1e\x00\x02a\0\x04\x27\x00\x01\x02"));
+    assert_eq!(bench.writes[0].1[0], (0x8000_0103, 0, 9, 0));
+    assert!(matches!(&bench.events()[0], LinkEvent::Receipt(receipt) if receipt.ids[0] == "a"));
 }
 
 #[test]
