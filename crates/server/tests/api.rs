@@ -314,7 +314,7 @@ async fn an_entitlement_server_in_another_process_asks_by_the_api() {
     use simtide_server::entitlement::remote::RemotePlatform;
     use simtide_server::entitlement::source::{DeliverySource, PushAddress, SourceError};
     use simtide_server::entitlement::vectors::VectorSource;
-    use simtide_server::registers::memory::MemoryRegister;
+    use simtide_server::registers::memory::{Fault, MemoryRegister, Verb};
     use simtide_server::registers::{Register, RegisterError, Subscriber, VectorsWanted};
 
     let server = Server::start().await;
@@ -341,7 +341,7 @@ async fn an_entitlement_server_in_another_process_asks_by_the_api() {
     let algorithm = AuthenticationAlgorithm::Milenage;
     register.provision(Subscriber { card, imsi, algorithm, k, opc, msisdn: None }).await.unwrap();
     let operator = server.api.platform.core.store.card(card).await.unwrap().unwrap().hot.operator;
-    server.api.platform.changes.registers.put(operator, Arc::new(register));
+    server.api.platform.changes.registers.put(operator, Arc::new(register.clone()));
     let vectors = own.vectors(imsi, plain()).await.ok().unwrap();
     let milenage = simtide_protocol::milenage::Milenage::new(&[1; 16], &[2; 16]);
     let mut array = simtide_protocol::aka::SqnArray::default();
@@ -352,6 +352,21 @@ async fn an_entitlement_server_in_another_process_asks_by_the_api() {
     let forged = VectorsWanted { resynchronisation: Some(([1; 16], [2; 14])), ..plain() };
     assert!(matches!(own.vectors(imsi, forged).await.err(), Some(RegisterError::Refused(_))));
 
+    // With its range in the settings the register is asked for who is nobody's card too, and its absence is told alike.
+    let settings = json!({ "id_mno": "HOME", "display_name": "Home", "mcc": "001", "mnc": "01" }).to_string();
+    let path = format!("/v1/operators/{}", operator_name(&server, operator));
+    let (status, view) = server.ask(&server.admin, Method::PUT, &path, settings).await;
+    assert!(status.is_success(), "{view}");
+    server.api.platform.changes.registers.put(operator, Arc::new(register.clone()));
+    let nobody = "001010000000099".parse().unwrap();
+    for (asked, expected) in [(imsi, None), (nobody, Some(RegisterError::NotFound))] {
+        let before = register.calls().len();
+        assert_eq!(own.vectors(asked, plain()).await.err(), expected);
+        assert_eq!(register.calls()[before..], [(Verb::Vectors, None)]);
+        register.fail_next(Verb::Vectors, Fault::Unreachable);
+        assert!(matches!(own.vectors(asked, plain()).await.err(), Some(RegisterError::Unknown(_))));
+    }
+
     // Another tenant, a lower role, no token.
     assert_eq!(foreign.subscriber(imsi).await, Ok(None));
     assert!(matches!(foreign.waiting(card, &Known::default()).await, Err(SourceError::Refused(_))));
@@ -361,6 +376,10 @@ async fn an_entitlement_server_in_another_process_asks_by_the_api() {
     }
     // Vectors do not travel in clear beyond this machine.
     assert!(RemotePlatform::new("http://192.0.2.1:8080", String::new().into(), None).is_err());
+}
+
+fn operator_name(server: &Server, operator: simtide_server::store::OperatorId) -> String {
+    server.api.platform.core.catalogue().operator(operator).unwrap().name.clone()
 }
 
 /// Rewritten with `UPDATE_OPENAPI=1 cargo test -p simtide-server --test api`.

@@ -154,7 +154,7 @@ async fn start_entitlement(
     if settings.listen.is_empty() {
         return Ok(None);
     }
-    let vectors = Arc::new(OfOperators(platform.clone()));
+    let vectors = Arc::new(OfOperators { platform: platform.clone(), tenant: None });
     let service = entitlement::Service::new(settings, config.clock(), platform.deliveries.clone(), vectors);
     let server = entitlement::Server::start(service).await?;
     tracing::info!(address = %server.address(), "devices are answered over IP");

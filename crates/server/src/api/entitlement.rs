@@ -118,7 +118,7 @@ pub async fn authenticated(
     Ok(Json(Taken {}))
 }
 
-/// An authentication vector from the register of the subscriber's operator.
+/// An authentication vector from the register of the subscriber's operator, one of the token's tenant.
 #[utoipa::path(post, path = "/v1/entitlement/vectors", request_body = VectorQuestion,
     security(("token" = [])),
     responses((status = 200, body = VectorText), (status = "4XX", body = Problem)))]
@@ -129,14 +129,13 @@ pub async fn vectors(
 ) -> Result<Json<VectorText>, Problem> {
     may_ask(&caller)?;
     let VectorQuestion { imsi, resynchronisation, aka_prime } = body.value;
-    let card = api.platform.deliveries.subscriber(imsi).await?;
-    own(&api, &caller, card.ok_or_else(|| Problem::not_found("the subscriber"))?).await?;
     let resynchronisation = match resynchronisation {
         None => None,
         Some((rand, auts)) => Some((bytes("rand", &rand)?, bytes("auts", &auts)?)),
     };
     let wanted = VectorsWanted { count: 1, resynchronisation, aka_prime };
-    let vectors = OfOperators(api.platform.clone()).vectors(imsi, wanted).await;
+    let registers = OfOperators { platform: api.platform.clone(), tenant: Some(caller.tenant) };
+    let vectors = registers.vectors(imsi, wanted).await;
     let vectors = vectors.map_err(|error| match error {
         RegisterError::NotFound => Problem::not_found("the subscriber"),
         RegisterError::Refused(_) | RegisterError::Conflict(_) => Problem::unprocessable(error.to_string()),

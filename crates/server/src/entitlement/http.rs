@@ -115,8 +115,9 @@ fn refused(error: &RequestError) -> Refusal {
 
 async fn relayed(service: &Service, headers: &HeaderMap, body: &[u8]) -> Result<Answer, Refusal> {
     let packet = relay::from_body(body).map_err(|error| Refusal::Parameter(error.to_string()))?;
-    let cookies = headers.get_all(COOKIE).iter().filter_map(|header| header.to_str().ok());
-    let cookie = cookies.filter_map(sessions::cookie_in).next().ok_or(Refusal::Token)?;
+    let headers = headers.get_all(COOKIE).iter().filter_map(|header| header.to_str().ok());
+    let mut cookies = headers.flat_map(sessions::cookies_in);
+    let cookie = cookies.find(|cookie| service.sessions.has(cookie)).ok_or(Refusal::Token)?;
     service.relay(&cookie, packet).await
 }
 

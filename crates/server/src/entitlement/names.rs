@@ -11,9 +11,9 @@ use aes_gcm::{Aes256Gcm, Nonce, Tag};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use simtide_protocol::eap::keys::ReauthKeys;
-use simtide_protocol::eap::server::{Fresh, Resolution};
+use simtide_protocol::eap::server::Fresh;
 use simtide_protocol::entitlement::{EapIdentity, IdentityKind};
-use simtide_protocol::ids::{EpochMs, Imsi};
+use simtide_protocol::ids::{CardId, EpochMs, Imsi};
 
 use super::random;
 
@@ -30,10 +30,26 @@ pub struct Names {
     kept: Mutex<HashMap<Box<str>, Kept>>,
 }
 
-struct Kept {
-    imsi: Imsi,
-    keys: ReauthKeys,
-    expires: EpochMs,
+/// What a name that was given out stands for.
+pub enum Name {
+    /// A pseudonym of this subscriber.
+    Pseudonym(Imsi),
+    /// An earlier run, to go on from once.
+    Reauthentication(Box<Kept>),
+    /// This server does not know it (any more).
+    Unknown,
+}
+
+/// What is kept of a run for the next.
+pub struct Kept {
+    /// The subscriber.
+    pub imsi: Imsi,
+    /// The card that has proven itself: no other card of the subscriber may go on from here.
+    pub card: Option<CardId>,
+    /// What both ends go on from.
+    pub keys: ReauthKeys,
+    /// When it ends.
+    pub expires: EpochMs,
 }
 
 impl Names {
@@ -61,29 +77,25 @@ impl Names {
         Fresh { iv, nonce_s, notification_iv, pseudonym, reauth_id }
     }
 
-    /// What an identity that was given out stands for.
-    pub fn resolve(&self, identity: &EapIdentity, now: EpochMs) -> Resolution {
+    /// What an identity that was given out stands for. A re-authentication identity is forgotten by that.
+    pub fn resolve(&self, identity: &EapIdentity, now: EpochMs) -> Name {
         match identity.kind {
             IdentityKind::Pseudonym => {
                 let imsi = identity.user().get(1..).and_then(|name| self.imsi(name));
-                imsi.map_or(Resolution::Unknown, Resolution::Subscriber)
+                imsi.map_or(Name::Unknown, Name::Pseudonym)
             }
             IdentityKind::Reauthentication => {
                 let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-                match kept.remove(identity.as_str()) {
-                    Some(Kept { imsi, keys, expires }) if now < expires => {
-                        Resolution::Reauthentication(imsi, Box::new(keys))
-                    }
-                    Some(_) | None => Resolution::Unknown,
-                }
+                let found = kept.remove(identity.as_str()).filter(|kept| now < kept.expires);
+                found.map_or(Name::Unknown, |kept| Name::Reauthentication(Box::new(kept)))
             }
-            IdentityKind::Permanent(_) | IdentityKind::Unknown => Resolution::Unknown,
+            IdentityKind::Permanent(_) | IdentityKind::Unknown => Name::Unknown,
         }
     }
 
     /// Keeps what a run left for the next.
-    pub fn keep(&self, name: String, imsi: Imsi, keys: ReauthKeys, now: EpochMs, expires: EpochMs) {
-        if keys.counter >= self.reauthentications_max {
+    pub fn keep(&self, name: String, run: Kept, now: EpochMs) {
+        if run.keys.counter >= self.reauthentications_max {
             return;
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +103,7 @@ impl Names {
             kept.retain(|_, one| now < one.expires);
         }
         if kept.len() < REAUTHENTICATIONS_KEPT_MAX {
-            kept.insert(name.into(), Kept { imsi, keys, expires });
+            kept.insert(name.into(), run);
         }
     }
 
@@ -132,22 +144,25 @@ mod tests {
         let imsi: Imsi = "001010000000001".parse().unwrap();
         let fresh = names.fresh(&identity("0001010000000001@realm"), Some(imsi));
         let pseudonym = identity(&fresh.pseudonym.unwrap());
-        assert!(
-            matches!(names.resolve(&pseudonym, EpochMs(0)), Resolution::Subscriber(found) if found == imsi)
-        );
+        let resolve = |name: &str, at: i64| names.resolve(&identity(name), EpochMs(at));
+        assert!(matches!(resolve(pseudonym.as_str(), 0), Name::Pseudonym(found) if found == imsi));
         // Another server's pseudonym, and a changed one.
-        assert!(matches!(Names::new(true, 2).resolve(&pseudonym, EpochMs(0)), Resolution::Unknown));
+        assert!(matches!(Names::new(true, 2).resolve(&pseudonym, EpochMs(0)), Name::Unknown));
         let changed = pseudonym.as_str().replace('2', "2A");
-        assert!(matches!(names.resolve(&identity(&changed), EpochMs(0)), Resolution::Unknown));
+        assert!(matches!(resolve(&changed, 0), Name::Unknown));
 
-        let keys = |counter| SessionKeys::aka("x", &[1; 16], &[2; 16]).reauth_keys(counter);
         let name = fresh.reauth_id.unwrap();
-        names.keep(name.clone(), imsi, keys(0), EpochMs(0), EpochMs(10));
-        assert!(matches!(names.resolve(&identity(&name), EpochMs(5)), Resolution::Reauthentication(..)));
-        assert!(matches!(names.resolve(&identity(&name), EpochMs(5)), Resolution::Unknown), "once");
-        names.keep(name.clone(), imsi, keys(1), EpochMs(0), EpochMs(10));
-        assert!(matches!(names.resolve(&identity(&name), EpochMs(10)), Resolution::Unknown), "expired");
-        names.keep(name.clone(), imsi, keys(2), EpochMs(0), EpochMs(10));
-        assert!(matches!(names.resolve(&identity(&name), EpochMs(5)), Resolution::Unknown), "too many");
+        let keep = |counter| {
+            let keys = SessionKeys::aka("x", &[1; 16], &[2; 16]).reauth_keys(counter);
+            let kept = Kept { imsi, card: None, keys, expires: EpochMs(10) };
+            names.keep(name.clone(), kept, EpochMs(0));
+        };
+        keep(0);
+        assert!(matches!(resolve(&name, 5), Name::Reauthentication(_)));
+        assert!(matches!(resolve(&name, 5), Name::Unknown), "once");
+        keep(1);
+        assert!(matches!(resolve(&name, 10), Name::Unknown), "expired");
+        keep(2);
+        assert!(matches!(resolve(&name, 5), Name::Unknown), "too many");
     }
 }

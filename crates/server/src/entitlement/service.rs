@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use simtide_protocol::eap::server::{Command, Event, Failure, Session, Settings, Success};
+use simtide_protocol::eap::server::{Command, Event, Failure, Resolution, Session, Settings, Success};
 use simtide_protocol::entitlement::{
     AppId, Application, Authentication as Shown, Document, EapIdentity, IdentityKind, Request, TokenGrant,
     VOWIFI_APP,
@@ -16,7 +16,7 @@ use simtide_protocol::second_layer::{Channel, RootKey, Side};
 use super::config::Entitlement;
 use super::delivery;
 use super::limits::Limit;
-use super::names::Names;
+use super::names::{Kept, Name, Names};
 use super::sessions::{Authentication, Cookie, Sessions};
 use super::source::{DeliverySource, PushAddress, SourceError};
 use super::tokens::{Grant, Tokens};
@@ -212,6 +212,7 @@ impl Service {
             identity: identity.clone(),
             server_name: server_name.to_owned(),
             drawn: 0,
+            card: None,
         };
         self.go_on(&cookie, Box::new(authentication), Event::Begin(identity)).await
     }
@@ -241,38 +242,55 @@ impl Service {
                     return Err(self.failed(failure));
                 }
                 Command::Resolve(identity) => {
-                    let resolution = self.names.resolve(&identity, self.clock.now());
-                    Event::Resolved(resolution, self.names.fresh(&identity, None))
+                    let resolved = self.resolve(&mut authentication, &identity).await;
+                    resolved.inspect_err(|_| self.sessions.close(cookie))?
                 }
                 Command::Draw { imsi, resynchronisation, aka_prime } => {
                     let wanted = VectorsWanted { count: 1, resynchronisation, aka_prime };
-                    match self.draw(&authentication.identity, imsi, wanted).await {
-                        Ok(event) => {
-                            authentication.drawn += 1;
-                            event
-                        }
-                        Err(refusal) => {
-                            self.sessions.close(cookie);
-                            return Err(refusal);
-                        }
-                    }
+                    let drawn = self.draw(&mut authentication, imsi, wanted).await;
+                    drawn.inspect_err(|_| self.sessions.close(cookie))?
                 }
             };
         }
     }
 
+    /// What a name that this server gave out stands for. Only the card that had proven itself goes on from there: where the
+    /// subscriber is on another one by now, that one authenticates in full.
+    async fn resolve(
+        &self,
+        authentication: &mut Authentication,
+        identity: &EapIdentity,
+    ) -> Result<Event, Refusal> {
+        let resolution = match self.names.resolve(identity, self.clock.now()) {
+            Name::Unknown => Resolution::Unknown,
+            Name::Pseudonym(imsi) => Resolution::Subscriber(imsi),
+            Name::Reauthentication(kept) => {
+                let Kept { imsi, card, keys, .. } = *kept;
+                authentication.card = self.source.subscriber(imsi).await?;
+                if authentication.card == card {
+                    Resolution::Reauthentication(imsi, Box::new(keys))
+                } else {
+                    Resolution::Unknown
+                }
+            }
+        };
+        Ok(Event::Resolved(resolution, self.names.fresh(identity, None)))
+    }
+
     /// A subscriber that does not exist gets a challenge too, which no card answers.
     async fn draw(
         &self,
-        identity: &EapIdentity,
+        authentication: &mut Authentication,
         imsi: Imsi,
         wanted: VectorsWanted,
     ) -> Result<Event, Refusal> {
         // Whatever name the session began with: the limit holds for whom the vector is.
         let waits = self.of_subscriber.take(&imsi, Instant::now());
         waits.map_err(Refusal::Limited).inspect_err(|_| self.stats.limited.add(1))?;
+        authentication.card = self.source.subscriber(imsi).await?;
         self.stats.vectors.add(1);
-        let fresh = self.names.fresh(identity, Some(imsi));
+        authentication.drawn += 1;
+        let fresh = self.names.fresh(&authentication.identity, Some(imsi));
         match self.vectors.vectors(imsi, wanted).await {
             Ok(mut vectors) if !vectors.is_empty() => {
                 let vector = vectors.swap_remove(0);
@@ -299,7 +317,7 @@ impl Service {
 
     /// The card has proven itself: keys for the second layer, a token, and the document that was asked for.
     async fn succeeded(&self, authentication: Authentication, success: Success) -> Result<Document, Refusal> {
-        let Authentication { request, identity, server_name, drawn, .. } = authentication;
+        let Authentication { request, identity, server_name, drawn, card, .. } = authentication;
         let Success { imsi, keys, reauth, was_fast, .. } = success;
         let root = RootKey::from_emsk(&keys.emsk, identity.as_str(), &server_name);
         drop(keys);
@@ -307,13 +325,16 @@ impl Service {
         drop(root);
         let now = self.clock.now();
         let expires = now.plus_s(i64::from(self.config.token_validity_s));
-        if let Some((name, keys)) = reauth {
-            self.names.keep(name, imsi, keys, now, expires);
-        }
         (0..drawn).for_each(|_| self.of_subscriber.give_back(&imsi));
         self.stats.authenticated.add(1);
         self.stats.fast.add(u64::from(was_fast));
-        let card = self.source.subscriber(imsi).await?;
+        // What has proven itself is the card of the challenge; the identity may have moved since.
+        if self.source.subscriber(imsi).await? != card {
+            return Err(Refusal::Token);
+        }
+        if let Some((name, keys)) = reauth {
+            self.names.keep(name, Kept { imsi, card, keys, expires }, now);
+        }
         if !was_fast {
             self.source.authenticated(imsi).await?;
         }

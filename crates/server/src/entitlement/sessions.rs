@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use simtide_protocol::eap::server::Session;
 use simtide_protocol::entitlement::{EapIdentity, Request};
+use simtide_protocol::ids::CardId;
 
 use super::random;
 
@@ -29,6 +30,8 @@ pub struct Authentication {
     pub server_name: String,
     /// Vectors drawn for it.
     pub drawn: u32,
+    /// The card that the subscriber's identity was on when the challenge was made: no other one has proven itself.
+    pub card: Option<CardId>,
 }
 
 /// All of them.
@@ -93,6 +96,11 @@ impl Sessions {
         }
     }
 
+    /// Whether an authentication belongs to a cookie.
+    pub fn has(&self, cookie: &Cookie) -> bool {
+        self.inner().open.contains_key(cookie)
+    }
+
     /// Takes an authentication out for a request; `None`: there is none, it has ended, or a request is being answered.
     pub fn take(&self, cookie: &Cookie, now: Instant) -> Option<Box<Authentication>> {
         let mut inner = self.inner();
@@ -141,9 +149,10 @@ pub fn set_cookie(cookie: &Cookie, path: &str, is_tls: bool) -> String {
     format!("{COOKIE}={}; Path={path}; HttpOnly{secure}", hex::encode(cookie))
 }
 
-/// Our cookie in a header of a device. Some clients send cookies back with their attributes, or several in one header.
-pub fn cookie_in(header: &str) -> Option<Cookie> {
-    header.split([';', ',']).find_map(|part| {
+/// Our cookies in a header of a device. Some clients send cookies back with their attributes, or several in one header,
+/// some one of an earlier session beside the last.
+pub fn cookies_in(header: &str) -> impl Iterator<Item = Cookie> {
+    header.split([';', ',']).filter_map(|part| {
         let (name, value) = part.split_once('=')?;
         if name.trim() != COOKIE {
             return None;
@@ -188,10 +197,10 @@ mod tests {
             format!("$Version=1, {plain}; $Path=\"/\""),
             format!("{COOKIE}=\"{}\"", hex::encode(cookie)),
         ] {
-            assert_eq!(cookie_in(&header), Some(cookie), "{header}");
+            assert_eq!(cookies_in(&header).collect::<Vec<_>>(), [cookie], "{header}");
         }
         for header in ["", "simtide_session", "simtide_session=xyz", "simtide_session=abab", "x=abab"] {
-            assert_eq!(cookie_in(header), None, "{header}");
+            assert_eq!(cookies_in(header).count(), 0, "{header}");
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
+use simtide_protocol::eap::packet::{Packet, Subtype};
 use simtide_protocol::eap::peer::{Identities, Peer};
-use simtide_protocol::entitlement::{AppId, EapIdentity, OTA_APP_DEFAULT, Request};
+use simtide_protocol::entitlement::{AppId, Authentication, EapIdentity, OTA_APP_DEFAULT, Request};
 use simtide_protocol::second_layer::{Content, Uplinks};
 use simtide_server::entitlement::config::Entitlement;
+use simtide_server::registers::memory::{Fault, Verb};
 
 use crate::support::{Reply, card, config, imsi, item, ota, world};
 
@@ -83,6 +85,59 @@ async fn a_card_that_has_moved_to_another_subscriber_proves_itself_again() {
     assert_eq!(world.server.service.tokens.count(), 0);
 }
 
+/// D4 for fast re-authentication: the keys of an earlier run are those of the card that made them, not of the subscriber.
+#[tokio::test]
+async fn a_card_that_has_lost_its_subscriber_does_not_go_on_fast() {
+    let world = world(config()).await;
+    let mut device = world.device(1).await;
+    device.authenticate(&world.client, false).await.unwrap();
+    let (name, _) = device.reauth.clone().unwrap();
+    world.source.put_subscriber(imsi(1), card(9));
+    world.source.put_waiting(card(9), item("00b1-1", 1, 10));
+    // The name is no longer one: the server asks who it is, instead of going on.
+    let Reply::Relay { packet, .. } = device.begin(&world.client, &name).await else {
+        panic!("an identity round")
+    };
+    assert_eq!(Packet::decode(&packet).unwrap().subtype, Subtype::Identity);
+    // The old card cannot answer in full: the register has the new card's key.
+    device.milenage = simtide_protocol::milenage::Milenage::new(&[9; 16], &[9; 16]);
+    assert_eq!(device.authenticate(&world.client, true).await.err(), Some(403));
+    assert_eq!(world.server.service.stats.items.value(), 0);
+}
+
+/// The identity moves between the challenge and its answer: what waits for the new card stays.
+#[tokio::test]
+async fn a_subscriber_that_moves_during_an_authentication_is_nobody_here() {
+    let world = world(config()).await;
+    world.source.put_waiting(card(9), item("00b1-1", 1, 10));
+    let mut device = world.device(1).await;
+    device.authenticate(&world.client, false).await.unwrap();
+    for fast in [true, false] {
+        world.source.put_subscriber(imsi(1), card(1));
+        let (identities, name) = match device.reauth.take().filter(|_| fast) {
+            Some((name, keys)) => {
+                let reauth = Some((name.clone(), keys));
+                (Identities { permanent: device.identity(), pseudonym: None, reauth }, name)
+            }
+            None => {
+                let identities = Identities { permanent: device.identity(), pseudonym: None, reauth: None };
+                (identities, device.identity())
+            }
+        };
+        let mut peer = Peer::new(identities, fast, false, [1; 16], false);
+        let Reply::Relay { cookie, packet } = device.begin(&world.client, &name).await else {
+            panic!("a challenge")
+        };
+        let response = device.play(&mut peer, packet);
+        world.source.put_subscriber(imsi(1), card(9));
+        let tokens = world.server.service.tokens.count();
+        assert_eq!(device.relay(&world.client, &cookie, &response).await.status(), 511, "{fast}");
+        assert_eq!(world.server.service.tokens.count(), tokens);
+    }
+    assert_eq!(world.server.service.stats.items.value(), 0);
+    assert!(world.source.fetched_items(card(9)).is_empty());
+}
+
 #[tokio::test]
 async fn who_is_known_cannot_be_found_out() {
     let world = world(config()).await;
@@ -120,6 +175,48 @@ async fn who_is_known_cannot_be_found_out() {
     }
     assert_eq!(seen[0], seen[1]);
     assert_eq!(seen[0][2].2, 403);
+}
+
+/// Nor by what it costs: head and length of the answers, questions to the register, and what happens when that is away.
+#[tokio::test]
+async fn known_and_unknown_subscribers_cost_the_same() {
+    let world = world(config()).await;
+    let (known, unknown) = (world.device(1).await, world.stranger(2));
+    let mut seen = Vec::new();
+    for device in [known, unknown] {
+        let mut of_device = Vec::new();
+        for (aka_prime, fault) in [
+            (false, None),
+            (true, None),
+            (false, Some(Fault::Unreachable)),
+            (false, Some(Fault::TimeoutBefore)),
+        ] {
+            let identity = EapIdentity::root(&device.imsi, 2, aka_prime);
+            let authentication = Authentication::Eap(identity);
+            let request = Request { authentication, ..device.request.clone() };
+            let url = format!("{}?{}", device.url, request.to_query());
+            if let Some(fault) = fault {
+                world.register.fail_next(Verb::Vectors, fault);
+            }
+            let before = world.register.calls().len();
+            let answer = world.client.get(url).send().await.unwrap();
+            let asked = world.register.calls()[before..].to_vec();
+            let status = answer.status().as_u16();
+            let mut head: Vec<_> = answer
+                .headers()
+                .iter()
+                .filter(|(name, _)| name.as_str() != "date")
+                .map(|(name, value)| (name.to_string(), value.len()))
+                .collect();
+            head.sort();
+            of_device.push((status, head, answer.bytes().await.unwrap().len(), asked));
+        }
+        seen.push(of_device);
+    }
+    assert_eq!(seen[0], seen[1]);
+    let statuses: Vec<u16> = seen[0].iter().map(|one| one.0).collect();
+    assert_eq!(statuses, [200, 200, 503, 503]);
+    assert!(seen[0].iter().all(|one| one.3 == [(Verb::Vectors, None)]), "one question each");
 }
 
 /// An EAP_ID costs a sequence number: a thousand sessions for one subscriber cost a handful.
@@ -264,6 +361,17 @@ async fn bad_packets_and_foreign_cookies_end_in_a_status() {
     let mut peer = Peer::new(identities, false, false, [1; 16], false);
     let response = other.play(&mut peer, packet);
     assert_eq!(other.relay(&world.client, &first, &response).await.status(), 403);
+    // One of an earlier session beside the right one, as some clients keep them.
+    let (right, _) = match device.begin(&world.client, &device.identity()).await {
+        Reply::Relay { cookie, packet } => (cookie, packet),
+        _ => panic!("a challenge"),
+    };
+    let both = format!("simtide_session={}; {right}", "0".repeat(32));
+    assert_eq!(
+        device.relay(&world.client, &both, &response).await.status(),
+        403,
+        "the right session is found"
+    );
     for cookie in ["", "simtide_session=00", "simtide_session=00000000000000000000000000000000"] {
         assert_eq!(device.relay(&world.client, cookie, &response).await.status(), 511);
     }

@@ -96,6 +96,30 @@ async fn names_of_another_server_lead_to_the_permanent_identity() {
     device.exchange(&world.client, &Uplinks::default()).await.unwrap();
 }
 
+/// Tokens, keys and names live in the process that gave them out. What was not acknowledged is offered and sent again.
+#[tokio::test]
+async fn after_a_restart_devices_authenticate_again_and_nothing_is_lost() {
+    let mut world = world(config()).await;
+    let mut device = world.device(1).await;
+    world.source.put_waiting(card(1), item("00a1-1", 0x5A, 300));
+    let document = device.authenticate(&world.client, false).await.unwrap();
+    let offered = device.open(&document).unwrap();
+    world.restart(config()).await;
+    device.url = format!("http://{}/", world.server.address());
+    // The receipt did not arrive in time: it is refused, and sent again after the next authentication.
+    let fetched: Vec<_> = offered.items.iter().map(|item| item.id.clone()).collect();
+    let receipts = Uplinks { fetched: fetched.clone(), ..Uplinks::default() };
+    assert_eq!(device.exchange(&world.client, &receipts).await.err(), Some(511));
+    assert!(world.source.fetched_items(card(1)).is_empty());
+    // Neither the re-authentication identity nor the pseudonym is known: the permanent one leads on.
+    assert!(device.reauth.is_some() && device.pseudonym.is_some());
+    let document = device.authenticate(&world.client, true).await.unwrap();
+    assert_eq!(device.open(&document).unwrap().items, offered.items);
+    assert!(device.exchange(&world.client, &receipts).await.unwrap().items.is_empty());
+    assert_eq!(world.source.fetched_items(card(1)), fetched);
+    assert_eq!(world.server.service.stats.vectors.value(), 1);
+}
+
 #[tokio::test]
 async fn a_card_ahead_of_its_register_is_followed() {
     let world = world(config()).await;

@@ -56,6 +56,16 @@ pub async fn with_clock(config: Entitlement, clock: Clock) -> World {
     World { server, source, register, client: client() }
 }
 
+impl World {
+    /// The server ends, and a new process takes its place.
+    pub async fn restart(&mut self, config: Entitlement) {
+        self.server.stop();
+        let vectors = self.server.service.vectors.clone();
+        let service = Service::new(config, Clock::REAL, self.source.clone(), vectors);
+        self.server = Server::start(service).await.unwrap();
+    }
+}
+
 pub fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
