@@ -154,7 +154,7 @@ fn file_update(repeatable: bool) -> Definition {
 /// A started campaign over all cards.
 async fn campaign(platform: &Platform, repeatable: bool) -> CampaignId {
     let draft = platform.campaigns.create(TENANT, "update", &file_update(repeatable)).await.unwrap();
-    platform.campaigns.start(TENANT, draft.id).await.unwrap();
+    platform.campaigns.start(TENANT, draft.id, "test").await.unwrap();
     draft.id
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
-use simtide_server::api::campaigns::{CampaignDetail, CampaignList, CampaignSummary};
+use simtide_server::api::campaigns::{CampaignDetail, CampaignList, CampaignSummary, ChangesView};
 
 use crate::Outcome;
 use crate::client::{Client, ClientError, Server, block_on};
@@ -196,6 +196,10 @@ fn print(detail: &CampaignDetail, as_json: bool) -> Done {
     let progress = &detail.progress;
     println!("campaign {}  {}", detail.campaign.id, detail.campaign.name);
     println!("state             {}", detail.campaign.state);
+    if let Some(changes) = &detail.changes {
+        print_changes(changes);
+        return Ok(());
+    }
     println!("done by poll      {}", progress.done_by_poll);
     println!("done by trigger   {}", progress.done_by_trigger);
     println!("failed            {}", progress.failed);
@@ -210,21 +214,58 @@ fn print(detail: &CampaignDetail, as_json: bool) -> Done {
     Ok(())
 }
 
-async fn watch(client: &Client, campaign: u32, as_json: bool) -> Done {
-    let style = ProgressStyle::with_template("{spinner} {prefix} {msg}")?;
-    let bar = ProgressBar::new_spinner().with_style(style);
-    loop {
-        let detail = detail(client, campaign).await?;
-        let progress = &detail.progress;
-        bar.set_prefix(format!("{} ({})", detail.campaign.name, detail.campaign.state));
-        bar.set_message(format!(
+fn print_changes(changes: &ChangesView) {
+    for (name, count) in [
+        ("done", changes.done),
+        ("under way", changes.under_way),
+        ("unknown", changes.unknown),
+        ("declined", changes.declined),
+        ("refused by card", changes.refused),
+        ("reverted", changes.reverted),
+        ("failed", changes.failed),
+        ("cancelled", changes.cancelled),
+        ("not possible", changes.not_possible),
+    ] {
+        println!("{name:<17} {count}");
+    }
+    if let Some(reason) = &changes.paused_for {
+        println!("paused for        {reason}");
+    }
+    if let Some(reason) = &changes.waits_for {
+        println!("waits for         {reason}");
+    }
+}
+
+/// How far a campaign is, in one line.
+fn in_short(detail: &CampaignDetail) -> String {
+    let progress = &detail.progress;
+    match &detail.changes {
+        Some(changes) => format!(
+            "{} done, {} under way, {} unknown, {} declined, {} refused, reverted or failed",
+            changes.done,
+            changes.under_way,
+            changes.unknown,
+            changes.declined,
+            changes.refused + changes.reverted + changes.failed
+        ),
+        None => format!(
             "{} done by poll, {} by trigger, {} failed; {} triggers sent, {} under way",
             progress.done_by_poll,
             progress.done_by_trigger,
             progress.failed,
             progress.triggers,
             progress.in_flight
-        ));
+        ),
+    }
+}
+
+async fn watch(client: &Client, campaign: u32, as_json: bool) -> Done {
+    let style = ProgressStyle::with_template("{spinner} {prefix} {msg}")?;
+    let bar = ProgressBar::new_spinner().with_style(style);
+    loop {
+        let detail = detail(client, campaign).await?;
+        bar.set_prefix(format!("{} ({})", detail.campaign.name, detail.campaign.state));
+        bar.set_message(in_short(&detail));
         bar.tick();
         if matches!(detail.campaign.state.as_str(), "finished" | "stopped") {
             bar.finish_and_clear();

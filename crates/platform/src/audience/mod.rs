@@ -56,6 +56,11 @@ impl Audience {
         }
     }
 
+    /// Whether it asks for numbers, ICCID or IMSI, which stand in a card's long row.
+    pub fn asks_for_numbers(&self) -> bool {
+        matches!(self, Self::Filter(filter) if filter.asks_for_numbers())
+    }
+
     /// Checks the limits of what came from outside.
     pub fn check(&self) -> Result<(), AudienceError> {
         match self {
@@ -197,6 +202,15 @@ impl Filter {
             Self::UpdatedSince(moment) => card.last_update.is_some_and(|at| at >= *moment),
             Self::PollsBefore(moment) => card.next_poll < *moment,
             Self::PollsSince(moment) => card.next_poll >= *moment,
+        }
+    }
+
+    fn asks_for_numbers(&self) -> bool {
+        match self {
+            Self::All(parts) | Self::Any(parts) => parts.iter().any(Self::asks_for_numbers),
+            Self::Not(part) => part.asks_for_numbers(),
+            Self::Iccid(_) | Self::Imsi(_) => true,
+            _ => false,
         }
     }
 

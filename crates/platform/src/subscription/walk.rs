@@ -6,7 +6,7 @@
 //!
 //! | state | `next` | `looked`, `met` | next |
 //! |---|---|---|---|
-//! | Walking | `Cards` or `Page` after the last card | the place moves; cards to be met again are counted | Walking; at the end of the last bucket Resting or Ended |
+//! | Walking | `Cards` or `Page` after the last card | the place moves; cards to be met again are counted | Walking; at the end of the last bucket Resting, Ended, or from the first card where cards have joined |
 //! | Resting until a time | `Wait`; from then on as Walking | | Walking, from the first card |
 //! | Ended | `End` | | Walking, by `again` |
 
@@ -29,6 +29,8 @@ pub struct Walk {
     after: Option<CardId>,
     /// Cards of this pass that are to be met again.
     left_over: u64,
+    /// Cards have joined, perhaps where this pass has been.
+    joined: bool,
     /// The next pass begins then.
     rests_until: Option<EpochMs>,
     /// Every card was met.
@@ -123,17 +125,19 @@ impl Walk {
             return;
         }
         self.bucket = 0;
+        let joined = std::mem::take(&mut self.joined);
         match std::mem::take(&mut self.left_over) {
-            0 => self.ended = true,
+            0 => self.ended = !joined,
             _ => self.rests_until = Some(now.plus_ms(PASS_PAUSE_MS)),
         }
     }
 
-    /// Cards have joined, perhaps where it has been already: one more pass, at once if there is none under way.
+    /// Cards have joined, perhaps where it has been already: one more pass.
     pub fn again(&mut self) {
-        self.left_over += 1;
         if self.ended || self.rests_until.is_some() {
             *self = Walk::default();
+        } else {
+            self.joined = true;
         }
     }
 
@@ -227,7 +231,7 @@ mod tests {
         let under_way = Look::Page { bucket: Bucket(0), after: Some(card(5)) };
         assert_eq!(walk.next(EpochMs(0), &everyone, 1), under_way, "the pass goes on");
         (0..BUCKETS).for_each(|_| walk.end_of_bucket(EpochMs(0), &everyone, BUCKETS));
-        assert_eq!(walk.next(EpochMs(0), &everyone, 1), Look::Wait);
+        assert_eq!(walk.next(EpochMs(0), &everyone, 1), Look::Page { bucket: Bucket(0), after: None });
         (0..BUCKETS).for_each(|_| walk.end_of_bucket(EpochMs(0), &everyone, BUCKETS));
         assert!(walk.has_ended());
         assert_eq!(walk.next(EpochMs(0), &everyone, 1), Look::End);

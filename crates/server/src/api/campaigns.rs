@@ -14,6 +14,7 @@ use super::request::{Body, named};
 use super::tokens::{Caller, Role};
 use super::{Api, Shared};
 use crate::shell::campaigns::{CampaignRefused, Definition, Note};
+use crate::shell::subscription::bulk::BulkView;
 use crate::store::{CampaignId, CampaignRecord, Progress};
 
 /// A campaign to be made.
@@ -30,7 +31,7 @@ pub struct NewCampaign {
 /// [`Definition`] beside a name.
 #[derive(Debug, Deserialize)]
 struct DefinitionBody {
-    content: simtide_platform::content::Content,
+    content: simtide_platform::campaign::CampaignContent,
     #[serde(default)]
     audience: simtide_platform::audience::Audience,
     #[serde(default)]
@@ -44,7 +45,7 @@ pub struct CampaignSummary {
     pub id: u32,
     /// For people.
     pub name: String,
-    /// Place among the started ones; none: a draft.
+    /// Place among the started ones; none: a draft, or a change of operator.
     pub number: Option<u32>,
     /// draft, running, paused, stopped or finished.
     pub state: String,
@@ -67,6 +68,8 @@ pub struct CampaignDetail {
     pub campaign: CampaignSummary,
     /// How far it is.
     pub progress: ProgressView,
+    /// The changes of operator that it began, where that is its content.
+    pub changes: Option<ChangesView>,
     /// Who is missing, by reason, once it has finished.
     #[schema(value_type = Option<Object>)]
     pub absentees: Option<Absentees>,
@@ -97,6 +100,55 @@ pub struct ProgressView {
     pub passed_over: i64,
     /// Triggers under way now, over all campaigns.
     pub in_flight: u64,
+}
+
+/// The changes of operator of a campaign, and why it does not go on.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ChangesView {
+    /// Open, with an outcome that is not unknown.
+    pub under_way: u64,
+    /// Open, and nobody can say yet whether the card took the new identity.
+    pub unknown: u64,
+    /// Ended with the new identity.
+    pub done: u64,
+    /// The user has said no, or nothing.
+    pub declined: u64,
+    /// The card has refused, by a wrong admin code for instance.
+    pub refused: u64,
+    /// The guarded card has returned to its old identity.
+    pub reverted: u64,
+    /// Failed with the old identity on the card.
+    pub failed: u64,
+    /// Cancelled, by a user or because the campaign was stopped.
+    pub cancelled: u64,
+    /// Cards that cannot change their operator; each has a line in its history.
+    pub not_possible: u64,
+    /// Every card of the audience was met.
+    pub all_met: bool,
+    /// Why it has paused by itself: failures or unknown.
+    pub paused_for: Option<String>,
+    /// What it waits for although it runs.
+    pub waits_for: Option<String>,
+}
+
+impl From<BulkView> for ChangesView {
+    fn from(view: BulkView) -> ChangesView {
+        let BulkView { counts, not_possible, all_met, paused_for, waits_for } = view;
+        ChangesView {
+            under_way: counts.under_way,
+            unknown: counts.unknown,
+            done: counts.done,
+            declined: counts.declined,
+            refused: counts.refused,
+            reverted: counts.reverted,
+            failed: counts.failed,
+            cancelled: counts.cancelled,
+            not_possible,
+            all_met,
+            paused_for: paused_for.map(|reason| reason.name().to_owned()),
+            waits_for,
+        }
+    }
 }
 
 /// Campaigns, latest first.
@@ -162,7 +214,7 @@ pub async fn turn(
     let id = CampaignId(named("campaign", &campaign)?);
     let campaigns = &api.platform.campaigns;
     let record = match verb.as_str() {
-        "start" => campaigns.start(caller.tenant, id).await?,
+        "start" => campaigns.start(caller.tenant, id, &caller.name).await?,
         "pause" => campaigns.pause(caller.tenant, id).await?,
         "resume" => campaigns.resume(caller.tenant, id).await?,
         "stop" => campaigns.stop(caller.tenant, id).await?,
@@ -186,6 +238,7 @@ async fn detail(api: &Api, record: &CampaignRecord) -> Result<CampaignDetail, Pr
         ..
     } = progress;
     let in_flight = api.platform.flight.len() as u64;
+    let changes = api.platform.bulks.view(record.id.0).await?.map(ChangesView::from);
     Ok(CampaignDetail {
         campaign: summary(record),
         progress: ProgressView {
@@ -198,6 +251,7 @@ async fn detail(api: &Api, record: &CampaignRecord) -> Result<CampaignDetail, Pr
             passed_over,
             in_flight,
         },
+        changes,
         absentees: note.absentees,
         batches: note.batches,
         definition: serde_json::from_str(&record.definition).unwrap_or_default(),
@@ -224,9 +278,13 @@ impl From<CampaignRefused> for Problem {
             CampaignRefused::State { .. } | CampaignRefused::TooManyRunning | CampaignRefused::TooMany => {
                 Problem::conflict(refused.to_string())
             }
-            CampaignRefused::Name(_) | CampaignRefused::Content(_) | CampaignRefused::Settings(_) => {
-                Problem::unprocessable(refused.to_string())
-            }
+            CampaignRefused::Name(_)
+            | CampaignRefused::Content(_)
+            | CampaignRefused::ChangeOperator(_)
+            | CampaignRefused::Operator(_)
+            | CampaignRefused::ConsentAhead
+            | CampaignRefused::NotForChanges
+            | CampaignRefused::Settings(_) => Problem::unprocessable(refused.to_string()),
         }
     }
 }

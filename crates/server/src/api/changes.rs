@@ -112,6 +112,8 @@ pub struct ConsentView {
     pub how: Way,
     /// Name of the token that asked; empty where the card did.
     pub token: String,
+    /// The campaign that asked.
+    pub campaign: Option<u32>,
     /// Counter of the card's request, where the card asked.
     pub uplink_counter: Option<u64>,
     /// Reference of the operator's own records.
@@ -171,9 +173,7 @@ pub async fn create(
     let card: CardId = named("card", &value.card)?;
     once(&api, &caller, &headers, &[b"change", &bytes], async {
         let catalogue = api.platform.core.catalogue();
-        let to = catalogue
-            .operator_named(caller.tenant, &value.operator)
-            .or_else(|| catalogue.operator_by_code(caller.tenant, &value.operator));
+        let to = catalogue.operator_called(caller.tenant, &value.operator);
         let to = to.ok_or(RequestRefused::Refused(Refusal::UnknownOperator))?.id;
         if !caller.acts_for(to) {
             return Err(RequestRefused::Refused(Refusal::Forbidden).into());
@@ -273,7 +273,8 @@ pub async fn turn(
             if !caller.acts_for(to) {
                 return Err(RequestRefused::Refused(Refusal::Forbidden).into());
             }
-            let evidence = kept.change.evidence.clone();
+            // A user asks now: the campaign has counted its own change.
+            let evidence = Evidence { campaign: None, ..kept.change.evidence.clone() };
             let wanted = Wanted { card: kept.change.card, tenant: kept.tenant, to, evidence };
             changes.request(wanted).await?.change
         }
@@ -360,6 +361,7 @@ pub fn view(change: &Change, caller: &Caller) -> ChangeView {
             when: change.evidence.agreed_at,
             how: change.evidence.way,
             token: if second { change.evidence.token.clone() } else { String::new() },
+            campaign: change.evidence.campaign,
             uplink_counter: change.evidence.uplink_counter,
             reference: if second { change.evidence.reference.clone() } else { String::new() },
         },

@@ -1,12 +1,16 @@
 //! The campaigns of the platform: their rows, what users want of them, and what polls and the planner see.
 
+mod of_changes;
+
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use simtide_platform::audience::Audience;
 use simtide_platform::campaign::{
-    Absentees, Batch, Campaign, CampaignError, CampaignState, Lane, Saved, Settings, Verb,
+    Absentees, Batch, Campaign, CampaignContent, CampaignError, CampaignState, ChangeOperatorError, Lane,
+    Saved, Settings, Verb,
 };
 use simtide_platform::content::{Content, ContentError};
 use simtide_platform::poll::StartedCampaign;
@@ -21,6 +25,8 @@ use crate::store::{
     Outcome, PAGE_ROWS_MAX, Position, StoreError, TenantId,
 };
 
+pub use of_changes::{BulkNote, OfChanges};
+
 /// Batches whose time and size are remembered, the latest ones.
 pub const BATCHES_KEPT: usize = 1_000;
 /// Campaigns of a platform, drafts and ended ones included.
@@ -32,8 +38,8 @@ pub const NAME_BYTES_MAX: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
-    /// What it does on a card.
-    pub content: Content,
+    /// What it does.
+    pub content: CampaignContent,
     /// Whom it concerns.
     #[serde(default)]
     pub audience: Audience,
@@ -52,6 +58,9 @@ pub struct Note {
     pub absentees: Option<Absentees>,
     /// The latest batches.
     pub batches: Vec<Batch>,
+    /// For a campaign of changes of operator, once it was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<BulkNote>,
 }
 
 /// A started campaign as polls and the planner see it.
@@ -63,8 +72,12 @@ pub struct Started {
     pub number: u32,
     /// Whose cards.
     pub tenant: TenantId,
-    /// Content, audience, settings.
-    pub definition: Definition,
+    /// What it does on a card.
+    pub content: Content,
+    /// Whom it concerns.
+    pub audience: Audience,
+    /// How it runs.
+    pub settings: Settings,
     /// Where it stands.
     pub state: CampaignState,
     /// Cards for which it has ended without success, or that take no part.
@@ -97,6 +110,20 @@ pub enum CampaignRefused {
     /// The content is not possible.
     #[error("content: {0}")]
     Content(#[from] ContentError),
+    /// A change of operator is not possible.
+    #[error("content: {0}")]
+    ChangeOperator(#[from] ChangeOperatorError),
+    /// The operator that the cards are to go to.
+    #[error(
+        "content: change_operator.to: there is no operator {0} that takes part: make it with `simtide operators put`"
+    )]
+    Operator(String),
+    /// The consent has not been given.
+    #[error("content: change_operator.consent.when lies in the future: nobody has agreed yet")]
+    ConsentAhead,
+    /// Settings of triggers and polls for a change of operator.
+    #[error("a change of operator has no `settings`: rate and thresholds are change_operator.limits")]
+    NotForChanges,
     /// Settings or audience are not possible.
     #[error("{0}")]
     Settings(#[from] CampaignError),
@@ -125,6 +152,9 @@ pub struct Campaigns {
     planner: mpsc::Sender<Wish>,
     records: tokio::sync::Mutex<BTreeMap<CampaignId, CampaignRecord>>,
     started: RwLock<Arc<Vec<Arc<Started>>>>,
+    of_changes: RwLock<Arc<Vec<Arc<OfChanges>>>>,
+    /// How often cards have joined.
+    joined: AtomicU64,
 }
 
 impl Campaigns {
@@ -141,8 +171,14 @@ impl Campaigns {
             }
         }
         started.sort_by_key(|campaign| (campaign.tenant, campaign.number));
-        let started = RwLock::new(Arc::new(started));
-        Ok(Campaigns { core, planner, records: tokio::sync::Mutex::new(records), started })
+        Ok(Campaigns {
+            core,
+            planner,
+            started: RwLock::new(Arc::new(started)),
+            of_changes: RwLock::new(Arc::new(of_changes::read_all(&records))),
+            joined: AtomicU64::new(0),
+            records: tokio::sync::Mutex::new(records),
+        })
     }
 
     /// Tells the planner what was running when the process ended.
@@ -153,7 +189,7 @@ impl Campaigns {
                 continue;
             }
             let Some(campaign) = read_started(&self.core.catalogue(), record) else { continue };
-            let lanes = match self.lanes(campaign.tenant, &campaign.definition.audience).await {
+            let lanes = match self.lanes(campaign.tenant, &campaign.audience).await {
                 Ok(lanes) => lanes,
                 Err(error) => {
                     tracing::error!(campaign = record.id.0, %error, "a campaign cannot go on");
@@ -167,7 +203,7 @@ impl Campaigns {
                     saved.widen(&lanes);
                     Verb::Restore(Box::new(saved))
                 }
-                None => Verb::Start { settings: campaign.definition.settings, lanes },
+                None => Verb::Start { settings: campaign.settings, lanes },
             };
             self.tell(record.id, verb).await;
         }
@@ -195,7 +231,12 @@ impl Campaigns {
         }
         definition.settings.check()?;
         definition.audience.check().map_err(CampaignError::from)?;
-        check_content(&self.core.catalogue(), &definition.content)?;
+        match &definition.content {
+            CampaignContent::Steps(content) => check_content(&self.core.catalogue(), content)?,
+            CampaignContent::ChangeOperator { change_operator } => {
+                self.check_change_operator(tenant, change_operator, &definition.settings)?;
+            }
+        }
         let mut records = self.records.lock().await;
         if records.len() >= CAMPAIGNS_MAX {
             return Err(CampaignRefused::TooMany);
@@ -230,8 +271,13 @@ impl Campaigns {
         record.cloned().ok_or(CampaignRefused::Unknown)
     }
 
-    /// Begins a draft. Repeated, it answers what runs already.
-    pub async fn start(&self, tenant: TenantId, id: CampaignId) -> Result<CampaignRecord, CampaignRefused> {
+    /// Begins a draft, for whoever is named. Repeated, it answers what runs already.
+    pub async fn start(
+        &self,
+        tenant: TenantId,
+        id: CampaignId,
+        by: &str,
+    ) -> Result<CampaignRecord, CampaignRefused> {
         let mut records = self.records.lock().await;
         let record = records.get(&id).filter(|record| record.tenant == tenant);
         let mut record = record.cloned().ok_or(CampaignRefused::Unknown)?;
@@ -242,6 +288,10 @@ impl Campaigns {
         }
         let definition: Definition =
             serde_json::from_str(&record.definition).map_err(|_| CampaignRefused::Unknown)?;
+        if let CampaignContent::ChangeOperator { change_operator } = &definition.content {
+            self.check_change_operator(tenant, change_operator, &definition.settings)?;
+            return self.start_changes(&mut records, record, by).await;
+        }
         let lanes = self.lanes(tenant, &definition.audience).await?;
         let at = self.core.now();
         let state = CampaignState::Running.name().to_owned();
@@ -301,9 +351,12 @@ impl Campaigns {
         if to == CampaignState::Stopped {
             record.ended_at = Some(self.core.now());
         }
+        let is_of_changes = of_changes::turned(&mut record, to);
         self.put(&mut records, record.clone()).await?;
         self.publish(&records);
-        self.tell(id, verb).await;
+        if !is_of_changes {
+            self.tell(id, verb).await;
+        }
         Ok(record)
     }
 
@@ -347,8 +400,9 @@ impl Campaigns {
     /// at from the top.
     pub async fn audience_grew(&self) {
         self.publish(&*self.records.lock().await);
+        self.joined.fetch_add(1, Ordering::Relaxed);
         for campaign in self.started().iter().filter(|one| one.state == CampaignState::Running) {
-            match self.lanes(campaign.tenant, &campaign.definition.audience).await {
+            match self.lanes(campaign.tenant, &campaign.audience).await {
                 Ok(lanes) => self.tell(campaign.id, Verb::AudienceGrew { lanes }).await,
                 Err(error) => tracing::error!(%error, "a campaign does not see the cards that have joined"),
             }
@@ -393,6 +447,8 @@ impl Campaigns {
             .collect();
         started.sort_by_key(|campaign| (campaign.tenant, campaign.number));
         *self.started.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(started);
+        let of_changes = Arc::new(of_changes::read_all(records));
+        *self.of_changes.write().unwrap_or_else(PoisonError::into_inner) = of_changes;
     }
 
     async fn tell(&self, id: CampaignId, verb: Verb<CardId>) {
@@ -439,22 +495,35 @@ fn read_started(catalogue: &Catalogue, record: &CampaignRecord) -> Option<Starte
     };
     let definition: Definition =
         serde_json::from_str(&record.definition).inspect_err(|error| unreadable(error)).ok()?;
+    let Definition { content: CampaignContent::Steps(content), audience, settings } = definition else {
+        return None;
+    };
     let number = record.number?;
     let campaign = Campaign {
         id: record.id.0,
         number: Some(number),
         tenant: record.tenant.0,
         name: record.name.clone(),
-        audience: definition.audience.clone(),
-        settings: definition.settings.clone(),
+        audience: audience.clone(),
+        settings: settings.clone(),
         state,
     };
     let profiles: Vec<&Profile> = catalogue.profiles().map(|(_, profile)| profile.as_ref()).collect();
-    let offered = StartedCampaign::new(&campaign, number, &definition.content, &profiles)
+    let offered = StartedCampaign::new(&campaign, number, &content, &profiles)
         .inspect_err(|error| unreadable(error))
         .ok()?;
     let (id, tenant) = (record.id, record.tenant);
-    Some(Started { id, number, tenant, definition, state, excluded: Arc::default(), offered })
+    Some(Started {
+        id,
+        number,
+        tenant,
+        content,
+        audience,
+        settings,
+        state,
+        excluded: Arc::default(),
+        offered,
+    })
 }
 
 /// The cards on which a campaign has ended without success.

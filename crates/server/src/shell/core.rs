@@ -310,6 +310,11 @@ impl Catalogue {
         })
     }
 
+    /// An operator of a tenant by its name, or else by its code.
+    pub fn operator_called(&self, tenant: TenantId, text: &str) -> Option<&Operator> {
+        self.operator_named(tenant, text).or_else(|| self.operator_by_code(tenant, text))
+    }
+
     /// What two operators have agreed on.
     pub fn agreement(&self, from: OperatorId, to: OperatorId) -> Option<&AgreementTerms> {
         self.agreements.get(&(from, to))

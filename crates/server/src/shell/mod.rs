@@ -55,6 +55,7 @@ use self::proofs::{Answers, INCOMING_MAX, Proofs};
 use self::sending::{Outbox, Outgoing};
 use self::sessions::{Inner, Sessions};
 use self::subscription::Changes;
+use self::subscription::bulk::Bulks;
 use self::tide::Tide;
 use crate::card_port::CardPort;
 use crate::config::Config;
@@ -80,6 +81,8 @@ pub struct Platform {
     pub proofs: Arc<Proofs>,
     /// Changes of operator.
     pub changes: Arc<Changes>,
+    /// Campaigns of changes of operator.
+    pub bulks: Arc<Bulks>,
     /// Deliveries to single cards.
     pub deliveries: Arc<Deliveries>,
     /// Where cards connect.
@@ -147,6 +150,7 @@ impl Platform {
             tide: tide.clone(),
             results: results.clone(),
             deliveries: deliveries.clone(),
+            changes: changes.clone(),
             open: Mutex::default(),
         });
         let port = Arc::new(CardPort::start(core.config.card_port.clone(), sessions).await?);
@@ -154,6 +158,8 @@ impl Platform {
         tokio::spawn(upkeep::run(core.clone(), stopped.clone()));
         tokio::spawn(deliveries.clone().run(stopped.clone()));
         changes.start(stopped.clone()).await?;
+        let bulks = Bulks::new(core.clone(), campaigns.clone(), changes.clone());
+        tokio::spawn(bulks.clone().run(stopped.clone()));
         let planning = Planning {
             core: core.clone(),
             campaigns: campaigns.clone(),
@@ -175,6 +181,7 @@ impl Platform {
             answers,
             proofs,
             changes,
+            bulks,
             deliveries,
             port,
             stop,

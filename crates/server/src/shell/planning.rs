@@ -7,7 +7,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use simtide_platform::audience::{Audience, Filter};
 use simtide_platform::campaign::{
     CampaignState, Candidate, Command, Cursor, Event, Input, Lane, Order, Verb,
 };
@@ -255,8 +254,8 @@ async fn read_page(core: &Core, campaign: &Started, asked: &Asked) -> Result<Pag
     let catalogue = core.catalogue();
     let place = |row: &store::Candidate| Cursor { key: order.key(&row.hot), card: row.card };
     let next = if page.end { None } else { page.rows.last().map(place) };
-    let audience = &campaign.definition.audience;
-    let by_number = matches!(audience, Audience::Filter(filter) if asks_for_numbers(filter));
+    let audience = &campaign.audience;
+    let by_number = audience.asks_for_numbers();
     let mut candidates = Vec::new();
     for row in &page.rows {
         if row.hot.applied.has(campaign.number) || campaign.excludes(&row.card) {
@@ -274,16 +273,6 @@ async fn read_page(core: &Core, campaign: &Started, asked: &Asked) -> Result<Pag
     }
     let Asked { campaign, generation, lane, .. } = *asked;
     Ok(Event::Page { campaign, generation, lane, candidates, next })
-}
-
-/// Whether a filter asks for what is not in the narrow row of a card.
-fn asks_for_numbers(filter: &Filter) -> bool {
-    match filter {
-        Filter::All(parts) | Filter::Any(parts) => parts.iter().any(asks_for_numbers),
-        Filter::Not(part) => asks_for_numbers(part),
-        Filter::Iccid(_) | Filter::Imsi(_) => true,
-        _ => false,
-    }
 }
 
 /// Writes a line of the trace; a trace that cannot be written ends the recording, not the platform.

@@ -5,6 +5,7 @@
 
 mod elsewhere;
 mod forgery;
+mod notification;
 #[path = "../support/polling.rs"]
 mod polling;
 mod polls;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use simtide_agent::clock::Clock as AirClock;
 use simtide_platform::content::Content;
-use simtide_platform::delivery::{Bearer, Bearers, State, Urgency};
+use simtide_platform::delivery::{Bearer, Bearers, Milestone, State, Urgency};
 use simtide_protocol::ids::DeliveryId;
 use simtide_protocol::second_layer::{Known, UplinkContent, Verdict};
 use simtide_protocol::sms::Submit;
@@ -126,6 +127,11 @@ async fn short_messages_carry_it_and_a_copy_over_ip_changes_nothing() {
     // Meanwhile the device has asked too: the same counter, the same bytes.
     let [item] = &ask(&platform, 0).await[..] else { panic!("it is offered on both") };
     assert_eq!(Holder::messages(&item.packet, SOURCE).len(), 1);
+    let reached = async || {
+        let record = platform.deliveries.show(TENANT, id).await.unwrap();
+        record.machine.milestones.all().iter().any(|(_, one)| *one == Milestone::Reached)
+    };
+    until(reached).await;
     holder.message(&message);
     assert_eq!(holder.effects(), 1);
     for submit in std::mem::take(&mut holder.sent) {
@@ -174,7 +180,7 @@ async fn a_campaign_reaches_a_card_without_coverage_once_and_no_poll_repeats_it(
     .unwrap();
     let campaign = platform.campaigns.create(TENANT, "count", &definition).await.unwrap();
     assert_eq!(ask(&platform, 0).await, [], "a draft concerns nobody");
-    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    platform.campaigns.start(TENANT, campaign.id, "test").await.unwrap();
     let mut holder = Holder::new(0);
     let [first] = &ask(&platform, 0).await[..] else { panic!("the first step waits") };
     carry(&platform, &mut holder, first).await;

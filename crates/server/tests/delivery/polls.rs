@@ -37,7 +37,7 @@ async fn what_a_device_holds_no_poll_repeats_and_what_a_poll_did_no_device_gets(
     }))
     .unwrap();
     let campaign = platform.campaigns.create(TENANT, "count", &definition).await.unwrap();
-    platform.campaigns.start(TENANT, campaign.id).await.unwrap();
+    platform.campaigns.start(TENANT, campaign.id, "test").await.unwrap();
     // Card 0: its device has fetched the content, and then the card polls before it has got it.
     let [item] = &ask(&platform, 0).await[..] else { panic!("the campaign waits") };
     platform.deliveries.fetched(card(0), vec![item.id.clone()]).await.unwrap();

@@ -153,7 +153,7 @@ impl Deliveries {
         let may_have_brought: Vec<_> = started
             .iter()
             .filter(|one| one.tenant == card.record.tenant && card.hot.applied.has(one.number))
-            .filter(|one| !one.definition.content.provides.is_empty())
+            .filter(|one| !one.content.provides.is_empty())
             .collect();
         if may_have_brought.is_empty() {
             return Ok(known.0.clone());
@@ -163,7 +163,7 @@ impl Deliveries {
         let brought = may_have_brought.iter().filter(|one| {
             history.iter().any(|line| line.campaign == Some(one.id) && line.result == HistoryResult::Done)
         });
-        Ok(versions_on(&known.0, brought.map(|one| &one.definition.content.provides)))
+        Ok(versions_on(&known.0, brought.map(|one| &one.content.provides)))
     }
 
     /// What the card is known to have, against what there is.
@@ -201,7 +201,7 @@ impl Deliveries {
         let campaigns: Vec<_> = started
             .iter()
             .filter(|campaign| offers && !delivered(campaign))
-            .map(|campaign| (&campaign.offered, &campaign.definition.content.provides))
+            .map(|campaign| (&campaign.offered, &campaign.content.provides))
             .collect();
         let known = KnownOf {
             card: &view,
@@ -219,7 +219,7 @@ impl Deliveries {
         let cause = Cause::Campaign { campaign, number: started.number };
         let bearers = Bearers::NONE.with(Bearer::Ip).with(Bearer::Poll);
         let limit = self.core.now().plus_s(self.core.config.delivery.validity_s.into());
-        let content = started.definition.content.clone();
+        let content = started.content.clone();
         let record = self.new_record(card, cause, content, bearers, Urgency::Normal, limit);
         let mut record = match record {
             Ok(record) => record,

@@ -103,11 +103,11 @@ impl Deliveries {
         campaign: u32,
     ) -> Option<simtide_platform::content::Content> {
         if let Some(started) = self.campaigns.find(campaign) {
-            return Some(started.definition.content.clone());
+            return Some(started.content.clone());
         }
         let row = self.campaigns.show(card.record.tenant, store::CampaignId(campaign)).await.ok()?;
         let definition: crate::shell::campaigns::Definition = serde_json::from_str(&row.definition).ok()?;
-        Some(definition.content)
+        definition.content.steps().cloned()
     }
 
     /// Decides, commits, acts.

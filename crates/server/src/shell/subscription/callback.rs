@@ -80,6 +80,7 @@ impl Changes {
             "state": change.state.name(),
             "agreed_at": change.evidence.agreed_at,
             "how": change.evidence.way,
+            "campaign": change.evidence.campaign,
             "answer": format!("/v1/changes/{}/consent", change.id),
         })
         .to_string();

@@ -7,11 +7,11 @@ use simtide_platform::subscription::{Change, Command, Event, Identity, PacketKin
 use simtide_protocol::ids::{ChangeId, EpochMs};
 
 use super::personalization::{self, Carried, Receiver};
-use super::{Changes, Effect, read};
+use super::{Changes, Effect, read, tally};
 use crate::kill_point;
 use crate::store::{
-    Card, CardChange, CaseRow, Cause, Command as PacketCommand, HistoryLine, HistoryResult, Op, Origin,
-    Outcome, Packet, PacketChange, PacketKey, PacketState, StoreError, SubscriptionChange,
+    CampaignId, Card, CardChange, CaseRow, Cause, Command as PacketCommand, HistoryLine, HistoryResult, Op,
+    Origin, Outcome, Packet, PacketChange, PacketKey, PacketState, StoreError, SubscriptionChange,
 };
 
 /// Milliseconds between two ticks of a change at least.
@@ -50,6 +50,8 @@ struct Plan {
     reservation: Option<Reservation>,
     /// Nothing can be reserved: as if there had been no place.
     not_queued: Option<PacketKind>,
+    /// The message is not reserved: it takes too many short messages, and the card polls.
+    only_by_poll: bool,
 }
 
 impl Changes {
@@ -129,16 +131,24 @@ impl Changes {
         if !lines.is_empty() {
             ops.push(Op::History { card: change.card, lines });
         }
+        if let Some((campaign, change)) = tally::sums(before, change) {
+            let (campaign, bucket) = (CampaignId(campaign), self.core.bucket(&row.card));
+            ops.push(Op::Progress { bucket, campaign, change });
+        }
         kill_point::reached("change.commit.before");
         let outcomes = self.core.commit_card(&change.card, ops).await?.outcomes;
         kill_point::reached("change.commit.after");
         match outcomes.get(place) {
-            Some(Outcome::Done) => {}
+            Some(Outcome::Done) => {
+                self.tally.is_now(change);
+                self.open_cards.is_now(change);
+            }
             Some(Outcome::OpenCase(other)) => return Err(NotWritten::Open(ChangeId(*other))),
             _ => return Err(StoreError::Misuse("a change has moved on outside of its turn").into()),
         }
         let Some(Reservation { kind, over, command }) = plan.reservation else {
-            return Ok((plan.not_queued.map(|kind| Event::NotQueued { kind }), None));
+            let only_by_poll = plan.only_by_poll.then_some(Event::OnlyByPoll);
+            return Ok((plan.not_queued.map(|kind| Event::NotQueued { kind }).or(only_by_poll), None));
         };
         match outcomes.get(reserved_at) {
             Some(Outcome::Counter(counter)) => {
@@ -157,13 +167,16 @@ impl Changes {
         commands: &[Command],
         now: EpochMs,
     ) -> Result<Plan, StoreError> {
-        let mut plan = Plan { ops: Vec::new(), reservation: None, not_queued: None };
+        let mut plan = Plan { ops: Vec::new(), reservation: None, not_queued: None, only_by_poll: false };
         if !commands.iter().any(Command::is_in_commit) {
             return Ok(plan);
         }
         let Some(card) = self.core.store.card(change.card).await? else { return Ok(plan) };
         for command in commands {
             match command {
+                Command::SendPersonalization { .. } if self.is_for_a_poll(&card, row) => {
+                    plan.only_by_poll = true
+                }
                 Command::SendPersonalization { validity_s, .. } => {
                     let deadline = now.plus_s(i64::from(*validity_s));
                     plan.ops.extend(self.clear_way(&card, now, None).await?);
@@ -315,7 +328,7 @@ fn history(change: &Change, steps_before: usize, now: EpochMs) -> Vec<HistoryLin
         HistoryLine {
             at: (*at).max(EpochMs(0)).min(now),
             cause: Cause::Operator,
-            campaign: None,
+            campaign: change.evidence.campaign.map(CampaignId),
             result,
             detail,
         }

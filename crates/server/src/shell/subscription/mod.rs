@@ -7,16 +7,21 @@
 //! | `effects` | registers, aliases, texts for users |
 //! | `callback` | what operator 1 is asked and told, signed |
 //! | [`personalization`] | the message, and what the card's answers say |
+//! | `polls` | what sessions of the card carry for it |
 //! | `requests` | who may begin a change: by API and by the card itself |
+//! | [`bulk`], `tally` | campaigns of changes, and what has become of theirs |
 //! | `timers` | what is due, and what a process that starts again finds |
 //!
 //! Everything of one change happens one after the other; effects of different changes overlap, a bounded number at once.
 
+pub mod bulk;
 mod callback;
 mod commit;
 mod effects;
 pub mod personalization;
+mod polls;
 mod requests;
+mod tally;
 mod timers;
 
 use std::sync::{Arc, Weak};
@@ -26,6 +31,8 @@ use simtide_protocol::ids::{Bucket, CardId, ChangeId, Imsi};
 use tokio::sync::{Mutex, Semaphore};
 
 use self::callback::Callbacks;
+use self::tally::Tally;
+use self::polls::OpenCards;
 use self::timers::Timers;
 use super::core::Core;
 use super::flight::Flight;
@@ -37,6 +44,7 @@ use crate::store::{
 };
 
 pub use callback::{SIGNATURE_HEADER, signature};
+pub use polls::Carries;
 pub use requests::{RequestRefused, Wanted};
 
 /// Locks that changes are spread over.
@@ -57,6 +65,8 @@ pub struct Changes {
     turns: [Mutex<()>; TURNS],
     effects: Arc<Semaphore>,
     timers: Timers,
+    open_cards: OpenCards,
+    tally: Tally,
     me: Weak<Changes>,
 }
 
@@ -131,6 +141,8 @@ impl Changes {
             turns: std::array::from_fn(|_| Mutex::new(())),
             effects: Arc::new(Semaphore::new(EFFECTS_MAX)),
             timers: Timers::default(),
+            open_cards: OpenCards::default(),
+            tally: Tally::default(),
             me: me.clone(),
         })
     }

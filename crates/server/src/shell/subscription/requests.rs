@@ -66,14 +66,16 @@ impl Changes {
     pub async fn request(&self, wanted: Wanted) -> Result<Kept, RequestRefused> {
         let card = self.core.store.card(wanted.card).await?;
         let card = card.filter(|card| card.record.tenant == wanted.tenant).ok_or(Refusal::UnknownCard)?;
-        self.begin(&card, wanted.to, wanted.evidence, Vec::new()).await
+        let changes = self.of_card(wanted.card).await?;
+        self.begin(&card, &changes, wanted.to, wanted.evidence, Vec::new()).await
     }
 
-    /// `beside` is committed with the change; where the change is refused it is left to the caller, unless another
+    /// `changes` are the card's, latest first. `beside` is committed with the change; where the change is refused it is left to the caller, unless another
     /// change turned out to be open at the last moment.
-    async fn begin(
+    pub(super) async fn begin(
         &self,
         card: &Card,
+        changes: &[Change],
         to: OperatorId,
         evidence: Evidence,
         beside: Vec<Op>,
@@ -84,7 +86,6 @@ impl Changes {
         let catalogue = self.core.catalogue();
         let to = catalogue.operator(to).ok_or(Refusal::UnknownOperator)?;
         let from = catalogue.operator(card.hot.operator).ok_or(Refusal::NoAgreement)?;
-        let changes = self.of_card(card.record.id).await?;
         let profile = catalogue.profile(card.hot.profile);
         let standing = Standing {
             state: card.hot.state,
@@ -93,7 +94,7 @@ impl Changes {
             has_admin_code: !card.record.sealed.admin_code.is_empty(),
             can_be_personalized: profile.and_then(|profile| Receiver::of(profile)).is_some(),
             open: changes.iter().find(|change| change.is_open()).map(|change| change.id),
-            admin_code_failures: admin_code_failures(&changes),
+            admin_code_failures: admin_code_failures(changes),
         };
         let agreed = catalogue.agreement(from.id, to.id);
         let imsi = admit(standing, to.id.0, agreed)?;
@@ -173,7 +174,10 @@ impl Changes {
         let catalogue = self.core.catalogue();
         let to = catalogue.operator_by_code(card.record.tenant, request.operator.as_str());
         let begun = match to {
-            Some(to) => self.begin(card, to.id, evidence, vec![raise.clone()]).await,
+            Some(to) => {
+                let changes = self.of_card(card.record.id).await?;
+                self.begin(card, &changes, to.id, evidence, vec![raise.clone()]).await
+            }
             None => Err(Refusal::UnknownOperator.into()),
         };
         let refused = match begun {
@@ -221,7 +225,7 @@ impl Changes {
         Ok(())
     }
 
-    fn digest_of_second(
+    pub(super) fn digest_of_second(
         &self,
         change: &Change,
         card: &Card,

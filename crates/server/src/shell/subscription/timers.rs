@@ -78,7 +78,10 @@ impl Changes {
                 let page = self.core.store.cases(query).await?;
                 query.after = page.rows.last().map(crate::store::CaseRow::place).or(query.after);
                 for row in &page.rows {
-                    open.push(read(row)?);
+                    let change = read(row)?;
+                    self.tally.is_now(&change);
+                    self.open_cards.is_now(&change);
+                    open.push(change);
                 }
                 if page.end {
                     break;
