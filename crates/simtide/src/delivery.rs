@@ -66,6 +66,10 @@ struct Send {
     /// Application that gets the APDUs, 6 hex digits
     #[arg(long)]
     tar: Option<String>,
+    /// Packet that the operator has sealed itself, repeated for several: the counter in it, a colon, and the packet from
+    /// its CPL on in hex
+    #[arg(long, value_name = "COUNTER:HEX", conflicts_with_all = ["steps", "apdu", "repeatable"])]
+    packet: Vec<String>,
     /// Executing it twice does no harm
     #[arg(long)]
     repeatable: bool,
@@ -119,7 +123,13 @@ fn body(send: &Send) -> Result<Value, Box<dyn std::error::Error>> {
             list @ Value::Array(_) => json!({ "steps": list }),
             object => object,
         },
-        None if send.apdu.is_empty() => return Err("give --steps FILE, or --tar and --apdu".into()),
+        None if !send.packet.is_empty() => {
+            let packets = send.packet.iter().map(|text| packet(text)).collect::<Result<Vec<_>, _>>()?;
+            json!({ "packets": packets })
+        }
+        None if send.apdu.is_empty() => {
+            return Err("give --steps FILE, or --tar and --apdu, or --packet".into());
+        }
         None => json!({ "steps": [{ "do": { "script": { "commands": send.apdu } }, "tar": send.tar }] }),
     };
     body["card"] = json!(send.card);
@@ -136,6 +146,13 @@ fn body(send: &Send) -> Result<Value, Box<dyn std::error::Error>> {
         body["validity_s"] = json!(validity_s);
     }
     Ok(body)
+}
+
+/// A packet that is sealed already.
+fn packet(text: &str) -> Result<Value, Box<dyn std::error::Error>> {
+    let (counter, packet) = text.split_once(':').ok_or("--packet: give COUNTER:HEX, as in 17:0025...")?;
+    let counter: u64 = counter.parse().map_err(|_| format!("--packet: {counter:?} is no counter"))?;
+    Ok(json!({ "counter": counter, "packet": packet }))
 }
 
 fn read(path: &Path) -> Result<Value, Box<dyn std::error::Error>> {

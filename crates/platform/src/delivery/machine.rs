@@ -553,7 +553,10 @@ impl Delivery {
         /// User data of a single message and of a part of several, without their headers.
         const SINGLE_BYTES: usize = 137;
         const PART_BYTES: usize = 134;
-        let size = self.portion().map_or(0, |portion| portion.data.0.len()) + OVERHEAD_BYTES;
+        let size = self.portion().map_or(0, |portion| match portion.handed {
+            Some(handed) => usize::from(handed.bytes),
+            None => portion.data.0.len() + OVERHEAD_BYTES,
+        });
         if size <= SINGLE_BYTES { 1 } else { u8::try_from(size.div_ceil(PART_BYTES)).unwrap_or(u8::MAX) }
     }
 }

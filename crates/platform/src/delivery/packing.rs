@@ -34,6 +34,35 @@ pub struct Portion {
     pub may_find_nothing: bool,
     /// What follows when a command of it fails.
     pub failing: PortionFailing,
+    /// It was handed in sealed: what is in it is not known here.
+    pub handed: Option<Handed>,
+}
+
+/// A packet that was handed in sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handed {
+    /// The counter in it.
+    pub counter: u64,
+    /// Its length.
+    pub bytes: u16,
+}
+
+impl Portion {
+    /// A packet that was handed in sealed, as its clear part says. Without any step known to fail by itself, a failure
+    /// ends its delivery.
+    pub const fn handed_in(tar: Tar, key_set: u8, spi: u16, handed: Handed) -> Portion {
+        Portion {
+            step: 0,
+            tar,
+            key_set,
+            spi,
+            data: HexBytes(Vec::new()),
+            commands: 0,
+            may_find_nothing: false,
+            failing: PortionFailing::Stop,
+            handed: Some(handed),
+        }
+    }
 }
 
 impl std::fmt::Debug for Portion {
@@ -139,6 +168,7 @@ fn step_portions(
             commands: all.len() as u16,
             may_find_nothing: place == 0 && step.first_may_find_nothing && commands.len() == 1,
             failing,
+            handed: None,
         });
     }
     Ok(portions)

@@ -59,7 +59,8 @@ impl ScriptAnswer {
         let status = StatusWord(word);
         let well = status.is_success() || status.is_warning();
         let nothing_there = portion.may_find_nothing && matches!(word, 0x6A88 | 0x6A82);
-        let all = self.executed.is_none_or(|count| u16::from(count) == portion.commands.min(255));
+        let all = portion.handed.is_some()
+            || self.executed.is_none_or(|count| u16::from(count) == portion.commands.min(255));
         (well && all) || nothing_there
     }
 
@@ -90,7 +91,9 @@ impl ScriptAnswer {
                 "the application asks for more protection: raise the SPI of the key set in the profile".into()
             }
             (0x08 | 0x0B | 0x0C, _) => "the card has it; its answer is still to come".into(),
-            (0xFF, _) => "nothing was sent: the card lacks the key set, or its counter is used up".into(),
+            (0xFF, _) => {
+                "nothing was sent: the card lacks the key set, or its counter was used before".into()
+            }
             (other, _) => format!("the card answered with status {other:02X}, which no standard names"),
         }
     }

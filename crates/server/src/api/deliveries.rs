@@ -5,7 +5,7 @@ use axum::extract::{Path, State as Api};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use simtide_platform::content::{ANY_PROFILE, Content, Step};
+use simtide_platform::content::{ANY_PROFILE, Content, HexBytes, Step};
 use simtide_platform::delivery::{Bearer, Bearers, Cause, Milestone, State, Urgency};
 use simtide_protocol::ids::{CardId, DeliveryId, EpochMs};
 use std::collections::BTreeMap;
@@ -18,7 +18,9 @@ use super::tokens::{Caller, Role};
 use crate::shell::delivery::DeliveryRefused;
 use crate::shell::delivery::Wanted;
 use crate::shell::delivery::create::ListQuery;
+use crate::shell::delivery::ready::{HandedIn, ReadyPacket};
 use crate::shell::delivery::record::Record;
+use crate::store::TenantId;
 
 /// Deliveries of one page.
 const PAGE_ROWS: usize = 100;
@@ -29,13 +31,17 @@ const PAGE_ROWS: usize = 100;
 pub struct NewDelivery {
     /// ICCID or EID.
     card: String,
-    /// Steps as campaigns have them, in their order.
+    /// Steps as campaigns have them, in their order; or `packets`.
+    #[serde(default)]
     #[schema(value_type = Vec<Object>)]
     steps: Vec<Step>,
+    /// Packets that the operator has sealed itself, in their order, carried as they are.
+    #[serde(default)]
+    packets: Vec<NewPacket>,
     /// Whether executing it twice does no harm; not so unless said.
     #[serde(default)]
     repeatable: bool,
-    /// What may carry it: poll, sms, ip; all unless given.
+    /// What may carry it: poll, sms, ip; all unless given. Packets: sms, ip.
     #[serde(default)]
     #[schema(value_type = Option<Vec<String>>)]
     bearers: Option<Vec<Bearer>>,
@@ -46,6 +52,17 @@ pub struct NewDelivery {
     /// How long it is tried, in seconds; as configured unless given.
     #[serde(default)]
     validity_s: Option<u32>,
+}
+
+/// A packet that is sealed already.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPacket {
+    /// The SCP80 command packet from its CPL on, in hex.
+    #[schema(value_type = String)]
+    packet: HexBytes,
+    /// The counter in it.
+    counter: u64,
 }
 
 /// A delivery and how far it is.
@@ -145,16 +162,36 @@ pub async fn create(
     caller.must_be(Role::Operator)?;
     let card: CardId = named("card", &value.card)?;
     once(&api, &caller, &headers, &[b"delivery", &bytes], async {
-        let bearers = value.bearers.map_or(Bearers::ALL, Bearers::from);
-        let variants = BTreeMap::from([(ANY_PROFILE.to_owned(), value.steps)]);
-        let content = Content { repeatable: value.repeatable, provides: BTreeMap::new(), variants };
-        let (urgency, validity_s) = (value.urgency, value.validity_s);
-        let wanted = Wanted { card, content, bearers, urgency, validity_s };
-        let record = api.platform.deliveries.create(caller.tenant, wanted).await?;
+        let record = begin(&api, caller.tenant, card, value).await?;
         api.audit(&caller, "delivery.create", record.machine.id, &format!("card {card}")).await?;
         Ok((StatusCode::ACCEPTED, view(&record)))
     })
     .await
+}
+
+/// Steps, or packets that are sealed already.
+async fn begin(
+    api: &super::Api,
+    tenant: TenantId,
+    card: CardId,
+    value: NewDelivery,
+) -> Result<Record, Problem> {
+    let NewDelivery { steps, packets, repeatable, bearers, urgency, validity_s, .. } = value;
+    let deliveries = &api.platform.deliveries;
+    if packets.is_empty() {
+        let bearers = bearers.map_or(Bearers::ALL, Bearers::from);
+        let variants = BTreeMap::from([(ANY_PROFILE.to_owned(), steps)]);
+        let content = Content { repeatable, provides: BTreeMap::new(), variants };
+        let wanted = Wanted { card, content, bearers, urgency, validity_s };
+        return Ok(deliveries.create(tenant, wanted).await?);
+    }
+    if !steps.is_empty() || repeatable {
+        return Err(Problem::unprocessable("packets are sealed already: give neither steps nor repeatable"));
+    }
+    let bearers = bearers.map_or(Bearers::NONE.with(Bearer::Sms).with(Bearer::Ip), Bearers::from);
+    let ready = |one: NewPacket| ReadyPacket { packet: one.packet.0, counter: one.counter };
+    let packets = packets.into_iter().map(ready).collect();
+    Ok(deliveries.hand_in(tenant, HandedIn { card, packets, bearers, urgency, validity_s }).await?)
 }
 
 /// Shows a delivery.

@@ -1,7 +1,7 @@
 //! The boundary to the vault: what the shell needs of keys.
 
 use simtide_protocol::card_file::Secret;
-use simtide_protocol::ids::{ChangeId, Eid};
+use simtide_protocol::ids::{ChangeId, DeliveryId, Eid};
 use simtide_protocol::personalization::Identity;
 use simtide_protocol::scp80::{KeySet, Kic, Kid};
 
@@ -48,6 +48,26 @@ pub trait Keyring: Send + Sync {
     fn open_change(
         &self,
         _change: ChangeId,
+        _card: &CardRecord,
+        _sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        Err(KeyringError::seals_nothing())
+    }
+
+    /// Seals packets that wait for a card as they were handed in.
+    fn seal_delivery(
+        &self,
+        _delivery: DeliveryId,
+        _card: &CardRecord,
+        _plain: &[u8],
+    ) -> Result<Vec<u8>, KeyringError> {
+        Err(KeyringError::seals_nothing())
+    }
+
+    /// Opens a record of [`Keyring::seal_delivery`].
+    fn open_delivery(
+        &self,
+        _delivery: DeliveryId,
         _card: &CardRecord,
         _sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
@@ -200,6 +220,24 @@ impl Keyring for VaultKeyring {
         Ok(self.vault.unseal_at(&change_place(change, card), Role::Subscription, sealed)?)
     }
 
+    fn seal_delivery(
+        &self,
+        delivery: DeliveryId,
+        card: &CardRecord,
+        plain: &[u8],
+    ) -> Result<Vec<u8>, KeyringError> {
+        Ok(self.vault.seal_at(&delivery_place(delivery, card), Role::Ota, plain)?)
+    }
+
+    fn open_delivery(
+        &self,
+        delivery: DeliveryId,
+        card: &CardRecord,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        Ok(self.vault.unseal_at(&delivery_place(delivery, card), Role::Ota, sealed)?)
+    }
+
     fn seal_operator(&self, place: OperatorSecret, plain: &[u8]) -> Result<Vec<u8>, KeyringError> {
         Ok(self.vault.seal_at(&place.place(), Role::Operator, plain)?)
     }
@@ -216,4 +254,10 @@ impl Keyring for VaultKeyring {
 /// Where the record of a change belongs: to this change of this card.
 fn change_place(change: ChangeId, card: &CardRecord) -> Vec<u8> {
     [b"change ", &card.tenant.0.to_be_bytes()[..], &change.to_bytes(), card.id.as_bytes()].concat()
+}
+
+/// Where the packets of a delivery belong: to this delivery to this card.
+fn delivery_place(delivery: DeliveryId, card: &CardRecord) -> Vec<u8> {
+    let tenant = card.tenant.0.to_be_bytes();
+    [b"delivery ", &tenant[..], &delivery.0.to_be_bytes(), card.id.as_bytes()].concat()
 }

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::core::Core;
 use super::delivery::operator_keys::OperatorKeysError;
+use super::delivery::ready::ready;
 use super::keyring::KeyringError;
 use super::subscription::personalization::{Carried, PersonalizationError};
 use crate::store::{Card, CaseKind, Origin, Packet, PacketKey, StoreError};
@@ -41,6 +42,9 @@ pub enum SealingError {
     /// The change that the packet carries is not there, or another card's.
     #[error("the change of operator that the packet belongs to is not there")]
     Change,
+    /// The packet that was handed in is not there, or another card's.
+    #[error("the packet that was handed in for the card is not there")]
+    Ready,
     /// The personalization cannot be read.
     #[error(transparent)]
     Personalization(#[from] PersonalizationError),
@@ -81,6 +85,7 @@ pub async fn sealed(core: &Core, card: &Card, packet: &Packet) -> Result<Vec<u8>
             let data = personalization(core, card, change).await?;
             seal_data(core, card, packet, &data).await
         }
+        Origin::Delivery(delivery) if packet.data.is_empty() => ready(core, card, packet, delivery).await,
         _ => seal_data(core, card, packet, &packet.data).await,
     }
 }

@@ -7,7 +7,7 @@ use super::types::{OperatorId, TenantId};
 /// Bytes of a case's body at most: a delivery carries its content; an open change costs less than 4 KB with everything around it.
 pub const CASE_BODY_BYTES_MAX: usize = 65_536;
 /// Bytes of a case's sealed record at most.
-pub const CASE_SEALED_BYTES_MAX: usize = 1_024;
+pub const CASE_SEALED_BYTES_MAX: usize = 65_536;
 
 /// What a case is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

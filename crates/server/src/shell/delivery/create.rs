@@ -1,12 +1,14 @@
 //! What users ask for: new deliveries, lists, and the end of one.
 
+use simtide_platform::card::CardState;
 use simtide_platform::content::Content;
 use simtide_platform::delivery::{Bearer, Bearers, Cause, Delivery, Event, PackError, Urgency, Wish};
 use simtide_protocol::ids::{Bucket, CardId, DeliveryId, EpochMs};
 
-use super::Deliveries;
+use super::ready::{ReadyHead, ReadyRefused};
 use super::record::{Record, TooLarge};
 use super::steps::Beside;
+use super::{Deliveries, ready};
 use crate::shell::sealing::{self, SealingError};
 use crate::store::{Card, CaseKind, CasePlace, CaseQuery, CaseRow, PAGE_ROWS_MAX, StoreError, TenantId};
 
@@ -54,6 +56,9 @@ pub enum DeliveryRefused {
     /// What.
     #[error(transparent)]
     Content(#[from] PackError),
+    /// Packets that are sealed already.
+    #[error(transparent)]
+    Ready(#[from] ReadyRefused),
     /// How much.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
@@ -84,27 +89,47 @@ pub struct ListQuery {
 impl Deliveries {
     /// Takes a delivery and begins it. Answers its record as it is durable.
     pub async fn create(&self, tenant: TenantId, wanted: Wanted) -> Result<Record, DeliveryRefused> {
-        let card = self.core.store.card(wanted.card).await?.filter(|card| card.record.tenant == tenant);
+        let Wanted { card, content, bearers, urgency, validity_s } = wanted;
+        let card = self.receiver(tenant, card, bearers).await?;
+        let limit = self.limit(validity_s)?;
+        let record = self.new_record(&card, Cause::Request, content, bearers, urgency, limit)?;
+        self.check_keys(&card, &record)?;
+        self.begin(&card, record).await
+    }
+
+    /// The card that something is to go to by these bearers.
+    pub(super) async fn receiver(
+        &self,
+        tenant: TenantId,
+        card: CardId,
+        bearers: Bearers,
+    ) -> Result<Card, DeliveryRefused> {
+        let card = self.core.store.card(card).await?.filter(|card| card.record.tenant == tenant);
         let card = card.ok_or(DeliveryRefused::UnknownCard)?;
-        if card.hot.state == simtide_platform::card::CardState::Retired {
+        if card.hot.state == CardState::Retired {
             return Err(DeliveryRefused::Retired);
         }
-        let settings = &self.core.config.delivery;
-        let validity_s = wanted.validity_s.unwrap_or(settings.validity_s);
+        self.check_bearers(&card, bearers)?;
+        if self.open_of(&card.record.id).len() >= OPEN_PER_CARD_MAX {
+            return Err(DeliveryRefused::TooMany);
+        }
+        Ok(card)
+    }
+
+    /// Until when something is tried that is asked for now.
+    pub(super) fn limit(&self, validity_s: Option<u32>) -> Result<EpochMs, DeliveryRefused> {
+        let validity_s = validity_s.unwrap_or(self.core.config.delivery.validity_s);
         if !(1..=VALIDITY_S_MAX).contains(&validity_s) {
             return Err(DeliveryRefused::Validity(validity_s));
         }
-        self.check_bearers(&card, wanted.bearers)?;
-        if self.open_of(&wanted.card).len() >= OPEN_PER_CARD_MAX {
-            return Err(DeliveryRefused::TooMany);
-        }
-        let limit = self.core.now().plus_s(validity_s.into());
-        let Wanted { content, bearers, urgency, .. } = wanted;
-        let mut record = self.new_record(&card, Cause::Request, content, bearers, urgency, limit)?;
-        self.check_keys(&card, &record)?;
+        Ok(self.core.now().plus_s(validity_s.into()))
+    }
+
+    /// Makes a new delivery durable, and its first step.
+    pub(super) async fn begin(&self, card: &Card, mut record: Record) -> Result<Record, DeliveryRefused> {
         record.row()?;
-        let _turn = self.turn(&wanted.card).await;
-        self.step(&card, &mut record, Event::Look, Beside::default()).await?;
+        let _turn = self.turn(&card.record.id).await;
+        self.step(card, &mut record, Event::Look, Beside::default()).await?;
         Ok(record)
     }
 
@@ -120,25 +145,50 @@ impl Deliveries {
     ) -> Result<Record, DeliveryRefused> {
         let catalogue = self.core.catalogue();
         let profile = catalogue.profile(card.hot.profile).ok_or(SealingError::Profile)?;
-        let id = DeliveryId(u64::from_be_bytes(crate::card_port::random()));
-        let repeatable = content.repeatable;
-        let wish = Wish {
-            id,
-            card: card.record.id,
-            cause,
-            portions: Vec::new(),
-            repeatable,
-            bearers,
-            urgency,
-            limit,
-        };
-        let machine = Delivery::new(self.core.now(), wish);
-        let mut record =
-            Record { machine, content: None, tenant: card.record.tenant.0, version: 0, due: None };
+        let mut record = self.blank(card, cause, content.repeatable, bearers, urgency, limit);
         let portions = record.portions(&content, profile, self.core.config.delivery.packet_bytes_max)?;
         record.machine.portions = portions;
         record.content = matches!(cause, Cause::Request).then_some(content);
         Ok(record)
+    }
+
+    /// The same for packets that are sealed already. Their counters see to it that each has its effect once.
+    pub(super) fn ready_record(
+        &self,
+        card: &Card,
+        ready: Vec<ReadyHead>,
+        bearers: Bearers,
+        urgency: Urgency,
+        limit: EpochMs,
+    ) -> Record {
+        let mut record = self.blank(card, Cause::Request, false, bearers, urgency, limit);
+        record.machine.portions = ready::portions(&ready);
+        record.ready = ready;
+        record
+    }
+
+    fn blank(
+        &self,
+        card: &Card,
+        cause: Cause,
+        repeatable: bool,
+        bearers: Bearers,
+        urgency: Urgency,
+        limit: EpochMs,
+    ) -> Record {
+        let id = DeliveryId(u64::from_be_bytes(crate::card_port::random()));
+        let (card, tenant) = (card.record.id, card.record.tenant.0);
+        let wish = Wish { id, card, cause, portions: Vec::new(), repeatable, bearers, urgency, limit };
+        let machine = Delivery::new(self.core.now(), wish);
+        Record {
+            machine,
+            content: None,
+            ready: Vec::new(),
+            sealed: Vec::new(),
+            tenant,
+            version: 0,
+            due: None,
+        }
     }
 
     fn check_bearers(&self, card: &Card, bearers: Bearers) -> Result<(), DeliveryRefused> {
@@ -160,7 +210,7 @@ impl Deliveries {
     }
 
     /// The card has the key sets that its packets need.
-    fn check_keys(&self, card: &Card, record: &Record) -> Result<(), DeliveryRefused> {
+    pub(super) fn check_keys(&self, card: &Card, record: &Record) -> Result<(), DeliveryRefused> {
         let catalogue = self.core.catalogue();
         let profile = catalogue.profile(card.hot.profile).ok_or(SealingError::Profile)?;
         let mut checked = None;

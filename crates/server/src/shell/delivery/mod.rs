@@ -11,6 +11,7 @@
 //! | `polls` | polls that carry deliveries, or must leave them alone |
 //! | [`operator_keys`] | the boundary to operators that keep the OTA keys of their cards |
 //! | [`vectors`] | vectors for the second server, from the registers of operators |
+//! | [`ready`] | packets that an operator has sealed itself and hands in |
 //! | [`presence`] | where cards can be reached |
 //!
 //! What is decided is [`simtide_platform::delivery::Delivery`]'s. Events of one card are handled one after the other.
@@ -22,6 +23,7 @@ mod lookout;
 pub mod operator_keys;
 mod polls;
 pub mod presence;
+pub mod ready;
 pub mod record;
 pub mod source;
 mod steps;

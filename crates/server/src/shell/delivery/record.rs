@@ -6,6 +6,7 @@ use simtide_platform::delivery::{Cause, Delivery, PackError, Portion, pack};
 use simtide_protocol::ids::{CardId, DeliveryId, EpochMs};
 use simtide_protocol::profile::Profile;
 
+use super::ready::ReadyHead;
 use crate::store::{CASE_BODY_BYTES_MAX, CampaignId, CaseKind, CaseRow, StoreError, TenantId};
 
 /// Numbers from here on stand for deliveries where polls and marks name campaigns.
@@ -20,6 +21,12 @@ pub struct Record {
     /// What is delivered; `None`: what its campaign does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
+    /// Packets that were handed in, in place of content.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ready: Vec<ReadyHead>,
+    /// Their bytes, a record of the vault.
+    #[serde(skip)]
+    pub sealed: Vec<u8>,
     /// Owner.
     #[serde(skip)]
     pub tenant: u32,
@@ -43,7 +50,8 @@ impl Record {
     pub fn read(row: &CaseRow) -> Result<Record, StoreError> {
         let record: Record = serde_json::from_slice(&row.body)
             .map_err(|error| StoreError::Corrupt(format!("delivery {:016x}: {error}", row.id)))?;
-        Ok(Record { tenant: row.tenant.0, version: row.version, due: row.due, ..record })
+        let sealed = row.sealed.clone();
+        Ok(Record { sealed, tenant: row.tenant.0, version: row.version, due: row.due, ..record })
     }
 
     /// The row as it is to be written.
@@ -65,7 +73,7 @@ impl Record {
             due: self.due,
             version: self.version + 1,
             body,
-            sealed: Vec::new(),
+            sealed: self.sealed.clone(),
         })
     }
 

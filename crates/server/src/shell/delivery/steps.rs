@@ -4,14 +4,14 @@ use simtide_platform::delivery::{Bearer, Cause, Command, Event, Evidence, Presen
 use simtide_protocol::ids::{CardId, DeliveryId, EpochMs};
 use simtide_protocol::scp80::ResponseStatus;
 
-use super::Deliveries;
 use super::record::Record;
+use super::{Deliveries, ready};
 use crate::shell::proofs::Proof;
 use crate::shell::sending::Outgoing;
 use crate::store::{
-    self, Card, CaseKind, Cause as HistoryCause, Exception, ExceptionChange, ExceptionStatus, HistoryLine,
-    HistoryResult, Op, Origin, Outcome, Packet, PacketChange, PacketKey, PacketState, PassedOver, PollDone,
-    Progress, StoreError,
+    self, Card, CardChange, CaseKind, Cause as HistoryCause, Exception, ExceptionChange, ExceptionStatus,
+    HistoryLine, HistoryResult, Op, Origin, Outcome, Packet, PacketChange, PacketKey, PacketState,
+    PassedOver, PollDone, Progress, StoreError,
 };
 
 /// Packets of a key set among which the one under way is looked for.
@@ -84,6 +84,10 @@ impl Deliveries {
 
     /// The portions of a record; none where its campaign or profile is gone, and then it only waits for its end.
     async fn make_portions(&self, card: &Card, record: &mut Record) {
+        if !record.ready.is_empty() {
+            record.machine = record.machine.clone().resume(ready::portions(&record.ready));
+            return;
+        }
         let content = match (&record.content, record.machine.cause) {
             (Some(content), _) => Some(content.clone()),
             (None, Cause::Campaign { campaign, .. }) => self.campaign_content(card, campaign).await,
@@ -183,8 +187,20 @@ impl Deliveries {
             let given = card.counters.iter().find(|(key_set, _)| *key_set == under_way.key_set);
             under_way.counter_before = given.map_or(0, |(_, counter)| *counter);
         }
+        let handed = record.machine.portion().and_then(|portion| portion.handed).filter(|_| reserve);
+        if handed.is_some() && self.is_held_back(card, record, beside).await? {
+            return Ok(Some(Event::PassedOver));
+        }
         let (mut ops, displaced) = self.ops(card, record, before, &wanted, packet.as_ref(), beside).await?;
         let command = reserve.then(|| self.command(record, &wanted)).flatten();
+        if let (Some(handed), Some(command)) = (handed, &command) {
+            // The next counter given is the one in the packet.
+            let change = CardChange::RaiseCounter {
+                key_set: command.key_set,
+                counter: handed.counter.saturating_sub(1),
+            };
+            ops.push(Op::ChangeCard { card: command.card, change });
+        }
         let place = ops.len();
         ops.extend(command.clone().map(|command| Op::Command(Box::new(command))));
         let committed = self.core.commit_card(&card.record.id, ops).await?;
@@ -211,6 +227,12 @@ impl Deliveries {
             (false, _) => packet,
             (true, None) => return Ok(Some(Event::Impossible)),
             (true, Some(command)) => match committed.outcomes.get(place) {
+                Some(Outcome::Counter(counter)) if handed.is_some_and(|one| one.counter != *counter) => {
+                    let key = PacketKey { card: command.card, key_set: command.key_set, counter: *counter };
+                    let given_up = moved(key, PacketState::Abandoned, None);
+                    self.core.commit_card(&card.record.id, vec![given_up]).await?;
+                    return Ok(Some(Event::Impossible));
+                }
                 Some(Outcome::Counter(counter)) => {
                     record.machine.handle(
                         now,
@@ -226,6 +248,16 @@ impl Deliveries {
         };
         self.effects(card, commands, packet, stepped).await;
         Ok(None)
+    }
+
+    /// Whether a packet of the card is open: while it is, no counter is raised in vain.
+    async fn is_held_back(&self, card: &Card, record: &Record, beside: &Beside) -> Result<bool, StoreError> {
+        let key_set = record.machine.portion().map(|portion| portion.key_set);
+        let open = self.core.store.open_packets(card.record.id).await?;
+        Ok(open.iter().any(|one| {
+            let displaced = beside.instead_of_triggers && matches!(one.origin, Origin::Trigger(_));
+            Some(one.key.key_set) == key_set && !displaced
+        }))
     }
 
     /// What becomes durable before the packet is reserved; with the triggers that it takes the place of.

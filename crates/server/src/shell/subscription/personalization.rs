@@ -20,11 +20,12 @@ use simtide_protocol::script::compact::Script;
 use zeroize::Zeroizing;
 
 use crate::registers::NewIdentity;
-use crate::store::CASE_SEALED_BYTES_MAX;
 use crate::vault::SEAL_BYTES;
 
-/// Bytes of identity and message together at most: what fits a case's sealed record.
-const RECORD_BYTES_MAX: usize = CASE_SEALED_BYTES_MAX - SEAL_BYTES - 2;
+/// Bytes of a change's sealed record at most.
+const SEALED_BYTES_MAX: usize = 1_024;
+/// Bytes of identity and message together at most.
+const RECORD_BYTES_MAX: usize = SEALED_BYTES_MAX - SEAL_BYTES - 2;
 /// Second octet of the SPI of every packet of a change: proof by SMS-SUBMIT with CC, ciphered (ETSI TS 102 225, 5.1.1).
 const PROOF_SPI: u16 = 0x0039;
 
@@ -122,7 +123,7 @@ impl Carried {
     pub fn to_plain(&self) -> Result<Zeroizing<Vec<u8>>, PersonalizationError> {
         let mut identity = Zeroizing::new(Vec::with_capacity(128));
         self.identity.push(&mut identity);
-        let mut plain = Zeroizing::new(Vec::with_capacity(CASE_SEALED_BYTES_MAX));
+        let mut plain = Zeroizing::new(Vec::with_capacity(SEALED_BYTES_MAX));
         // Identities have at most 128 bytes.
         plain.push(identity.len() as u8);
         plain.extend_from_slice(&identity);
