@@ -126,13 +126,28 @@ struct World {
     operators: Vec<Operator>,
     api: Api,
     card: CardRow,
-    fleet: Role,
-    _server: Role,
+    fleet: Option<Role>,
+    server: Role,
 }
 
 impl World {
     /// The card is with the first operator, and attached there.
     async fn start(folder: tempfile::TempDir, operators: Vec<Operator>) -> World {
+        let first_poll = EpochMs(now_ms() + 10 * 86_400_000);
+        let mut world = World::switched_off(folder, operators, first_poll, json!({})).await;
+        world.switch_on();
+        let (first, imsi) = (world.operators[0], world.card.imsi.unwrap());
+        world.wait(async || first.has_attached(imsi).await).await;
+        world
+    }
+
+    /// The card is with the first operator, and its device is switched off.
+    async fn switched_off(
+        folder: tempfile::TempDir,
+        operators: Vec<Operator>,
+        first_poll: EpochMs,
+        agreement: Value,
+    ) -> World {
         let text = |file: &str| folder.path().join(file).display().to_string();
         let config = format!(
             "[data]\nfolder = {:?}\n[card_port]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n{}",
@@ -155,41 +170,54 @@ impl World {
         for (from, to) in operators.iter().flat_map(|from| operators.iter().map(move |to| (from, to))) {
             if from.name != to.name {
                 let path = format!("/v1/agreements/{}/{}", from.name, to.name);
-                api.ask(Method::PUT, &path, Some(json!({}))).await;
+                api.ask(Method::PUT, &path, Some(agreement.clone())).await;
             }
         }
         let cards = text("cards.out");
-        std::fs::write(&cards, order().file(Format::Out).unwrap()).unwrap();
+        std::fs::write(&cards, order(first_poll).file(Format::Out).unwrap()).unwrap();
         let server_flags = ["--server", &api.base, "--token-file", &token_file];
         let owner = ["--operator", operators[0].name, "--register", operators[0].name];
         let import = [&["import", &cards, "--plain", "--json"], &server_flags[..], &owner].concat();
         simtide(&import);
+        let card = order(first_poll).rows().unwrap().remove(0);
+        World { folder, operators, api, card, fleet: None, server }
+    }
+
+    fn switch_on(&mut self) {
+        let text = |file: &str| self.folder.path().join(file).display().to_string();
         let mut fleet = ["fleet", "--door", "127.0.0.1:0", "--status-ms", "0", "--lines", "1"]
             .map(str::to_owned)
             .to_vec();
-        fleet.extend(["--cards".to_owned(), cards]);
-        for operator in &operators {
+        let platform = self.server.address("card_port").to_string();
+        fleet.extend(["--cards".to_owned(), text("cards.out"), "--platform".to_owned(), platform]);
+        for operator in &self.operators {
             let network = format!("001-{}={}", operator.mnc, operator.air);
             fleet.extend(["--network".to_owned(), network]);
         }
-        let fleet = Role::start(&fleet, &[], text("fleet.log").into()).unwrap();
-        let card = order().rows().unwrap().remove(0);
-        let world = World { folder, operators, api, card, fleet, _server: server };
-        let (first, imsi) = (world.operators[0], world.card.imsi.unwrap());
-        world.wait(async || first.has_attached(imsi).await).await;
-        world
+        self.fleet = Some(Role::start(&fleet, &[], text("fleet.log").into()).unwrap());
     }
 
     /// The card moves; what it and the registers hold then is read from them.
     async fn change(&self, to: usize) {
         let before = self.imsi_on_card();
+        let change = self.request(to).await;
+        self.is_done(&change, before, to).await;
+    }
+
+    /// Where the change that begins is shown.
+    async fn request(&self, to: usize) -> String {
         let consent = json!({ "when": EpochMs(now_ms()).to_string(), "how": "contact-center" });
         let to = self.operators[to];
         let body = json!({ "card": self.card.iccid.to_string(), "operator": to.name, "consent": consent });
         let change = self.api.ask(Method::POST, "/v1/changes", Some(body)).await;
-        let path = format!("/v1/changes/{}", change["id"].as_str().unwrap());
-        self.wait(async || self.api.ask(Method::GET, &path, None).await["open"] == json!(false)).await;
-        let change = self.api.ask(Method::GET, &path, None).await;
+        format!("/v1/changes/{}", change["id"].as_str().unwrap())
+    }
+
+    /// Waits for the end of the change, and looks at the card and at the registers.
+    async fn is_done(&self, change: &str, before: Imsi, to: usize) {
+        let to = self.operators[to];
+        self.wait(async || self.api.ask(Method::GET, change, None).await["open"] == json!(false)).await;
+        let change = self.api.ask(Method::GET, change, None).await;
         assert_eq!(change["state"], "done", "{change:#}\n{}", self.logs());
         let after = self.imsi_on_card();
         assert_eq!(after.mnc(2), to.mnc);
@@ -202,7 +230,8 @@ impl World {
 
     /// EF.IMSI, read from the card itself.
     fn imsi_on_card(&self) -> Imsi {
-        let mut reader = Reader::connect(self.fleet.address("door"), self.card.iccid).unwrap();
+        let mut reader =
+            Reader::connect(self.fleet.as_ref().unwrap().address("door"), self.card.iccid).unwrap();
         reader.select_application(&USIM).unwrap();
         let select = simtide_protocol::apdu::Command::new(0x00, 0xA4, 0x00, 0x0C).with_data(&[0x6F, 0x07]);
         reader.transmit(select).unwrap();
@@ -257,7 +286,7 @@ impl Api {
     }
 }
 
-fn order() -> Order {
+fn order(first_poll: EpochMs) -> Order {
     Order {
         seed: 5,
         cards: 1,
@@ -265,7 +294,7 @@ fn order() -> Order {
         profile: "standard".parse().unwrap(),
         device_kind: "phone".into(),
         dated: 1,
-        first_poll: EpochMs(now_ms() + 10 * 86_400_000),
+        first_poll,
         spread_ms: 1_000,
     }
 }
@@ -288,6 +317,32 @@ async fn one_card_changes_three_times_among_three_operators_with_osmo_hlr() {
     let world = World::start(folder, ours.iter().map(|one| one.operator).collect()).await;
     for to in [1, 2, 0] {
         world.change(to).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_card_gets_its_new_identity_by_its_next_poll_and_no_short_message_is_sent() {
+    if let Some(missing) = hlr::missing() {
+        eprintln!("SKIPPED: {missing}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut ours = Vec::new();
+    for who in [OPERATORS[0], OPERATORS[1]] {
+        ours.push(Ours::start(who, folder.path()).await);
+    }
+    let operators = ours.iter().map(|one| one.operator).collect();
+    let overdue = EpochMs(now_ms() - 86_400_000);
+    let mut world = World::switched_off(folder, operators, overdue, json!({ "bearer": "poll" })).await;
+    let before = world.card.imsi.unwrap();
+    let change = world.request(1).await;
+    world.wait(async || world.api.ask(Method::GET, &change, None).await["state"] == "armed").await;
+    // Its date has come: it polls as soon as it is in service.
+    world.switch_on();
+    world.is_done(&change, before, 1).await;
+    for name in ["one", "two"] {
+        let record = std::fs::read_to_string(world.folder.path().join(format!("{name}-smsc.jsonl"))).unwrap();
+        assert!(!record.contains("\"submitted\""), "{record}");
     }
 }
 

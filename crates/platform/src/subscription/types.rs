@@ -213,16 +213,27 @@ impl CardSays {
             }
             _ => return CardSays::Silent,
         }
-        let guarded = change.terms.guard_s.is_some();
         let Ok(response) = Response::decode(data) else { return CardSays::Silent };
         if response.status != StatusWord::OK {
             return CardSays::Silent;
         }
+        CardSays::of_answer(change, kind, &response.data, identity_2)
+    }
+
+    /// From what the application answers to the last command of the message, or to the question: the same, without the
+    /// packet around it.
+    pub fn of_answer(
+        change: &super::Change,
+        kind: PacketKind,
+        data: &[u8],
+        identity_2: Option<[u8; card::DIGEST_BYTES]>,
+    ) -> CardSays {
+        let guarded = change.terms.guard_s.is_some();
         if kind == PacketKind::Personalization {
-            let answer = card::Answer::parse(&response.data).ok().filter(|answer| answer.change == change.id);
+            let answer = card::Answer::parse(data).ok().filter(|answer| answer.change == change.id);
             return answer.map_or(CardSays::Silent, |answer| CardSays::of_state(answer.state, guarded));
         }
-        let Ok(status) = card::Status::parse(&response.data) else { return CardSays::Silent };
+        let Ok(status) = card::Status::parse(data) else { return CardSays::Silent };
         match status.state(change.id) {
             card::State::Unknown if identity_2 == Some(status.digest) => {
                 CardSays::of_state(card::State::Active, guarded)

@@ -23,6 +23,7 @@ use super::delivery::{Deliveries, Polling};
 use super::flight::Flight;
 use super::lookup;
 use super::planning::Results;
+use super::subscription::{Carries, Changes};
 use super::tide::Tide;
 use crate::card_port::{self, Answer, Busy, CardSession, Ended};
 use crate::store::{
@@ -51,6 +52,8 @@ pub struct Inner {
     pub flight: Arc<Flight>,
     /// What polls carry beside campaigns, and what they must leave alone.
     pub deliveries: Arc<Deliveries>,
+    /// What a poll carries at its end.
+    pub changes: Arc<Changes>,
     /// Dates.
     pub tide: Arc<Tide>,
     /// For the thresholds of campaigns.
@@ -156,6 +159,8 @@ struct Visit {
     steps: u32,
     /// Deliveries that it carries.
     polling: Polling,
+    /// What it carries at its end for the card's change of operator, until the answer.
+    carries: Option<Carries>,
 }
 
 impl CardSession for Session {
@@ -187,6 +192,9 @@ impl Session {
         if let Some(Command::Commit(record)) = visit.dialogue.handle(Event::Broken) {
             commit(&self.place, &mut visit, record).await?;
         }
+        if let Some(carries) = visit.carries.take() {
+            self.place.inner.changes.poll_said(self.place.card, carries, None).await?;
+        }
         let polling = std::mem::take(&mut visit.polling);
         self.place.inner.deliveries.poll_ended(self.place.card, polling).await
     }
@@ -205,6 +213,11 @@ impl Session {
             }
             Some(visit) => {
                 let status = request.script_status.unwrap_or(ScriptStatus::Ok);
+                if let Some(carries) = visit.carries.take() {
+                    let answer = Some((status, request.body));
+                    self.place.inner.changes.poll_said(self.place.card, carries, answer).await?;
+                    return Ok(Answer::Finish(Response::end()));
+                }
                 let command = visit.dialogue.handle(Event::Scripted { status, body: request.body });
                 (&mut **visit, command)
             }
@@ -219,7 +232,15 @@ impl Session {
                     visit.steps += 1;
                     return Ok(Answer::Continue(response(script, visit.steps)));
                 }
-                Some(Command::Finish) | None => return Ok(Answer::Finish(Response::end())),
+                Some(Command::Finish) | None => {
+                    let card = self.place.card;
+                    let Some((carries, script)) = self.place.inner.changes.poll_carries(card).await? else {
+                        return Ok(Answer::Finish(Response::end()));
+                    };
+                    visit.carries = Some(carries);
+                    visit.steps += 1;
+                    return Ok(Answer::Continue(response(script, visit.steps)));
+                }
             };
         }
     }
@@ -281,7 +302,7 @@ async fn begin(place: &Place, resume: bool) -> Result<Option<(Visit, Command)>, 
             _ => None,
         })
         .collect();
-    Ok(Some((Visit { dialogue, cause, called_by, triggers, steps: 0, polling }, command)))
+    Ok(Some((Visit { dialogue, cause, called_by, triggers, steps: 0, polling, carries: None }, command)))
 }
 
 /// Whether the card can have come because of this trigger.

@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod crash;
+#[allow(dead_code, reason = "other tests play whole polls")]
+#[path = "../support/polling.rs"]
+mod polling;
+mod polls;
 mod world;
 
 use reqwest::Method;
