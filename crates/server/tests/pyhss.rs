@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, put};
 use serde_json::{Value, json};
-use simtide_protocol::aka::{self, Outcome, Sqn, SqnArray, Vector, authenticate};
+use simtide_protocol::aka::{Outcome, Sqn, SqnArray, Vector, authenticate};
 use simtide_protocol::card_file::AuthenticationAlgorithm;
 use simtide_protocol::ids::{CardId, ChangeId};
 use simtide_protocol::milenage::Milenage;
@@ -174,23 +174,6 @@ async fn vectors(
     instead.unwrap_or_else(|| Value::Array(vec![one; count]).to_string().into_response())
 }
 
-async fn resync(
-    State(state): Shared,
-    headers: HeaderMap,
-    Path((imsi, auts, rand)): Path<(String, String, String)>,
-) -> Response {
-    let mut state = state.lock().unwrap();
-    if let Err(response) = enter(&mut state, &headers, "GET resync".to_owned(), false) {
-        return response;
-    }
-    let row = state.auc.iter_mut().find(|row| row["imsi"] == imsi.as_str()).unwrap();
-    let bytes = |text: &str| hex::decode(text).unwrap();
-    let (rand, auts) = (bytes(&rand).try_into().unwrap(), bytes(&auts).try_into().unwrap());
-    let sqn = aka::open_auts(&milenage(row), &rand, &auts).unwrap();
-    row["sqn"] = json!(sqn.value() + 100);
-    "null".into_response()
-}
-
 async fn stage(directory: &tempfile::TempDir) -> (Pooled, Arc<Mutex<Recorded>>, SocketAddr) {
     let state = Arc::new(Mutex::new(Recorded::default()));
     let routes = Router::new()
@@ -199,7 +182,6 @@ async fn stage(directory: &tempfile::TempDir) -> (Pooled, Arc<Mutex<Recorded>>, 
         .route("/{kind}/imsi/{imsi}", get(row_of))
         .route("/{kind}/{id}", patch(change).delete(change))
         .route("/auc/aka/vector_count/{count}/imsi/{imsi}", get(vectors))
-        .route("/auc/aka/resync/imsi/{imsi}/auts/{auts}/rand/{rand}", get(resync))
         .with_state(state.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -224,10 +206,16 @@ async fn an_identity_lives_and_leaves_at_pyhss() {
     let identity = register.reserve(ChangeId(1), card()).await.ok().unwrap();
     let imsi = identity.imsi;
     assert!(register.reserve(ChangeId(1), card()).await.ok().unwrap().k == identity.k);
-    assert_eq!(state.lock().unwrap().subscribers[0]["enabled"], false);
-    assert_eq!(state.lock().unwrap().subscribers[0]["msisdn"], "43660000001");
-    register.arm(ChangeId(1), imsi).await.unwrap();
-    assert_eq!(state.lock().unwrap().subscribers[0]["enabled"], true);
+    assert!(
+        state.lock().unwrap().subscribers.is_empty(),
+        "network elements that ask by GSUP would let it in"
+    );
+    assert_eq!(register.watch(imsi).await, Ok(Seen { known: true, attached: false }));
+    for _ in 0..2 {
+        register.arm(ChangeId(1), imsi).await.unwrap();
+        assert_eq!(state.lock().unwrap().subscribers[0]["enabled"], true);
+        assert_eq!(state.lock().unwrap().subscribers[0]["msisdn"], "43660000001");
+    }
     assert_eq!(register.watch(imsi).await, Ok(Seen { known: true, attached: false }));
 
     let functions = Functions::new(identity.algorithm, &identity.k, &identity.opc).unwrap();
@@ -246,7 +234,7 @@ async fn an_identity_lives_and_leaves_at_pyhss() {
         ..VectorsWanted::plain(count)
     };
     assert!(matches!(register.vectors(imsi, with(wrong, 1)).await, Err(RegisterError::Refused(_))));
-    assert!(!state.lock().unwrap().requests.contains(&"GET resync".to_owned()), "it would not look at MAC-S");
+    assert!(!state.lock().unwrap().requests.contains(&"PATCH auc".to_owned()), "the number has moved");
     let vectors = register.vectors(imsi, with(auts, 3)).await.ok().unwrap();
     assert_eq!(vectors.len(), 3);
     for vector in &vectors {
@@ -258,8 +246,12 @@ async fn an_identity_lives_and_leaves_at_pyhss() {
 
     state.lock().unwrap().subscribers[0]["serving_vlr"] = json!("vlr-1");
     assert_eq!(register.watch(imsi).await, Ok(Seen { known: true, attached: true }));
-    register.withdraw(ChangeId(2), imsi).await.unwrap();
-    assert_eq!(state.lock().unwrap().subscribers[0]["enabled"], false);
+    for _ in 0..2 {
+        register.withdraw(ChangeId(2), imsi).await.unwrap();
+        assert_eq!(register.watch(imsi).await, Ok(Seen { known: true, attached: false }));
+    }
+    let told = ["PATCH subscriber", "DELETE subscriber"].map(str::to_owned);
+    assert!(state.lock().unwrap().requests.windows(2).any(|two| two == told), "the MME hears of it first");
     let after = register.vectors(imsi, VectorsWanted::plain(1)).await;
     assert!(matches!(after, Err(RegisterError::Refused(_))), "PyHSS would make some");
     for _ in 0..2 {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use simtide_protocol::aka::{self, Vector};
+use simtide_protocol::aka::{self, Sqn, Vector};
 use simtide_protocol::ids::{CardId, ChangeId, Imsi};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -26,10 +26,10 @@ pub trait Backend: Send + Sync {
     fn name(&self) -> String;
     /// Writes the subscriber with its keys and number, without access where it is new.
     fn write<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()>;
-    /// Gives access.
-    fn grant(&self, imsi: Imsi) -> Answer<'_, ()>;
-    /// Makes vectors; the MAC-S of an AUTS has been checked where the pool has the keys.
-    fn vectors(&self, imsi: Imsi, wanted: VectorsWanted) -> Answer<'_, Vec<Vector>>;
+    /// Gives access. [`RegisterError::NotFound`] where it has not been written.
+    fn grant<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()>;
+    /// Makes vectors. `highest` is the card's own number from an AUTS, where the pool has the keys to check its MAC-S.
+    fn vectors(&self, imsi: Imsi, wanted: VectorsWanted, highest: Option<Sqn>) -> Answer<'_, Vec<Vector>>;
     /// Whether it checks the MAC-S of an AUTS itself before the number moves.
     fn checks_auts(&self) -> bool {
         true
@@ -103,19 +103,17 @@ impl Pooled {
                 return Err(RegisterError::Refused("the identity has no access".to_owned()));
             }
         }
+        let mut highest = None;
         if let Some((rand, auts)) = &wanted.resynchronisation {
             let known = entry.as_ref().and_then(|entry| Some((entry.algorithm, entry.keys.as_ref()?)));
-            let is_genuine = match known {
-                Some((algorithm, (k, opc))) => {
-                    aka::open_auts(&Functions::new(algorithm, k, opc)?, rand, auts).is_some()
-                }
-                None => self.backend.checks_auts(),
-            };
-            if !is_genuine {
+            if let Some((algorithm, (k, opc))) = known {
+                highest = aka::open_auts(&Functions::new(algorithm, k, opc)?, rand, auts);
+            }
+            if highest.is_none() && (known.is_some() || !self.backend.checks_auts()) {
                 return Err(RegisterError::Refused("MAC-S of the AUTS is wrong, nothing moved".to_owned()));
             }
         }
-        self.backend.vectors(imsi, wanted).await
+        self.backend.vectors(imsi, wanted, highest).await
     }
 }
 
@@ -144,11 +142,11 @@ impl Register for Pooled {
         Box::pin(async move {
             let _identity = self.hold(imsi).await;
             let entry = self.pool.arm(change, imsi).await?;
-            match self.backend.grant(imsi).await {
+            match self.backend.grant(&entry).await {
                 // Somebody has deleted it behind the pool's back, or a crash came between: write it again.
                 Err(RegisterError::NotFound) => {
                     self.backend.write(&entry).await?;
-                    self.backend.grant(imsi).await
+                    self.backend.grant(&entry).await
                 }
                 other => other,
             }
@@ -203,7 +201,7 @@ impl Register for Pooled {
             self.pool.provision(subscriber).await?;
             let entry = self.pool.entry(imsi)?.ok_or(RegisterError::NotFound)?;
             self.backend.write(&entry).await?;
-            self.backend.grant(imsi).await
+            self.backend.grant(&entry).await
         })
     }
 

@@ -105,11 +105,11 @@ impl Backend for Centre {
     }
 
     /// The pool has it already.
-    fn grant(&self, _imsi: Imsi) -> Answer<'_, ()> {
+    fn grant<'a>(&'a self, _entry: &'a Entry) -> Answer<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    fn vectors(&self, imsi: Imsi, wanted: VectorsWanted) -> Answer<'_, Vec<Vector>> {
+    fn vectors(&self, imsi: Imsi, wanted: VectorsWanted, _highest: Option<Sqn>) -> Answer<'_, Vec<Vector>> {
         Box::pin(self.make_vectors(imsi, wanted, IND_PLATFORM))
     }
 

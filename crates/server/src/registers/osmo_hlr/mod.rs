@@ -14,7 +14,7 @@ mod vty;
 
 use std::net::SocketAddr;
 
-use simtide_protocol::aka::Vector;
+use simtide_protocol::aka::{Sqn, Vector};
 use simtide_protocol::card_file::{AuthenticationAlgorithm, Secret};
 use simtide_protocol::ids::Imsi;
 use zeroize::Zeroizing;
@@ -174,11 +174,11 @@ impl Backend for OsmoHlr {
         Box::pin(self.write_all(entry))
     }
 
-    fn grant(&self, imsi: Imsi) -> Answer<'_, ()> {
-        Box::pin(self.access(imsi, true))
+    fn grant<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()> {
+        Box::pin(self.access(entry.imsi, true))
     }
 
-    fn vectors(&self, imsi: Imsi, wanted: VectorsWanted) -> Answer<'_, Vec<Vector>> {
+    fn vectors(&self, imsi: Imsi, wanted: VectorsWanted, _highest: Option<Sqn>) -> Answer<'_, Vec<Vector>> {
         Box::pin(self.gsup.vectors(imsi, wanted))
     }
 

@@ -2,22 +2,24 @@
 //!
 //! | verb | what PyHSS is told |
 //! |---|---|
-//! | write | `PUT /auc/`, `PUT /subscriber/` not enabled; what is there is ours where its mark says so |
-//! | grant, withdraw | `PATCH /subscriber/{id}` enabled or not; the latter tells the MME |
-//! | delete | `DELETE /subscriber/{id}`, `DELETE /auc/{id}` |
+//! | write | `PUT /auc/`: keys without a subscriber; what is there is ours where its mark says so |
+//! | grant | `PUT /subscriber/` enabled; `PATCH /subscriber/{id}` where it is there |
+//! | withdraw | `PATCH /subscriber/{id}` not enabled, which tells the MME; `DELETE /subscriber/{id}` |
+//! | delete | the same, `DELETE /auc/{id}` |
 //! | seen | `GET /subscriber/imsi/X`: a serving MSC, VLR, SGSN or MME |
-//! | vectors | `GET /auc/aka/vector_count/1/imsi/X`, before it `GET /auc/aka/resync/..` |
+//! | vectors | `GET /auc/aka/vector_count/1/imsi/X`, after an AUTS `PATCH /auc/{id}` with the number that follows |
 //!
-//! Its manners: what is not there is `null` with status 200, as is a resynchronisation that has worked and one that has
-//! not; it does not look at MAC-S; several vectors at once are the same one several times; a disabled subscriber gets
-//! vectors all the same. So every answer is read for what it must say, MAC-S and access are checked before it is asked,
-//! and vectors are asked for one by one.
+//! Its manners: what is not there is `null` with status 200; network elements that ask by GSUP are not refused because a
+//! subscriber is not enabled, so access is the subscriber's row itself; its own resynchronisation does not look at
+//! MAC-S, and fails in release 2.0; several vectors at once are the same one several times; vectors are made without a
+//! subscriber all the same. So every answer is read for what it must say, MAC-S and access are checked before it is
+//! asked, and vectors are asked for one by one.
 
 pub mod answers;
 
 use reqwest::{Method, StatusCode, Url};
 use serde_json::json;
-use simtide_protocol::aka::Vector;
+use simtide_protocol::aka::{Sqn, Vector};
 use simtide_protocol::card_file::AuthenticationAlgorithm;
 use simtide_protocol::ids::Imsi;
 use zeroize::Zeroizing;
@@ -33,6 +35,8 @@ use super::{Answer, RegisterError, Seen, VectorsWanted};
 const BODY_BYTES_MAX: usize = 262_144;
 /// AMF of new subscribers: the separation bit, which AKA' wants and AKA does not mind.
 const AMF: &str = "8000";
+/// How far PyHSS itself goes on with every vector.
+const SQN_STEP: u64 = 100;
 /// The APN of new subscribers unless told otherwise.
 const APN: u32 = 1;
 
@@ -116,23 +120,47 @@ impl PyHss {
             ));
         }
         let auc = self.write_auc(entry).await?;
+        match self.subscriber(entry.imsi).await? {
+            Some(row) if row.auc_id != auc => Err(foreign()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn let_in(&self, entry: &Entry) -> Result<(), RegisterError> {
         let imsi = entry.imsi;
+        let auc = self.auc(imsi).await?.ok_or(RegisterError::NotFound)?;
         let msisdn = entry.msisdn.map(|number| number.to_string()).unwrap_or_default();
-        match self.subscriber(imsi).await? {
-            Some(row) if row.auc_id == auc => {
+        let body = match self.subscriber(imsi).await? {
+            Some(row) if row.auc_id != auc.auc_id => return Err(foreign()),
+            Some(row) => {
                 let path = format!("subscriber/{}", row.subscriber_id);
-                let body = self.ask(Method::PATCH, &path, Some(&json!({ "msisdn": msisdn }))).await?;
-                self.same::<SubscriberRow>(imsi, &body, |row| &row.imsi).map(drop)
+                self.ask(Method::PATCH, &path, Some(&json!({ "enabled": true, "msisdn": msisdn }))).await?
             }
-            Some(_) => Err(foreign()),
             None => {
                 let row = json!({
-                    "imsi": imsi.to_string(), "enabled": false, "auc_id": auc, "msisdn": msisdn,
+                    "imsi": imsi.to_string(), "enabled": true, "auc_id": auc.auc_id, "msisdn": msisdn,
                     "default_apn": self.apn, "apn_list": self.apn.to_string(),
                 });
-                let body = self.ask(Method::PUT, "subscriber/", Some(&row)).await?;
-                self.same::<SubscriberRow>(imsi, &body, |row| &row.imsi).map(drop)
+                self.ask(Method::PUT, "subscriber/", Some(&row)).await?
             }
+        };
+        let row = self.same::<SubscriberRow>(imsi, &body, |row| &row.imsi)?;
+        if row.enabled == Some(true) {
+            return Ok(());
+        }
+        Err(RegisterError::Unknown("PyHSS answers with the access as it was".to_owned()))
+    }
+
+    /// Disabled first: a bare deletion tells no MME.
+    async fn shut_out(&self, imsi: Imsi) -> Result<(), RegisterError> {
+        let Some(row) = self.subscriber(imsi).await? else { return Ok(()) };
+        let path = format!("subscriber/{}", row.subscriber_id);
+        self.ask(Method::PATCH, &path, Some(&json!({ "enabled": false }))).await?;
+        self.ask(Method::DELETE, &path, None).await?;
+        // Its "OK" is believed when it is gone.
+        match self.subscriber(imsi).await? {
+            Some(_) => Err(RegisterError::Unknown("PyHSS still has the subscriber".to_owned())),
+            None => Ok(()),
         }
     }
 
@@ -167,42 +195,33 @@ impl PyHss {
             .ok_or_else(|| RegisterError::Unknown("PyHSS says nothing of what it has written".to_owned()))
     }
 
-    async fn enable(&self, imsi: Imsi, enabled: bool) -> Result<(), RegisterError> {
-        let row = self.subscriber(imsi).await?.ok_or(RegisterError::NotFound)?;
-        let path = format!("subscriber/{}", row.subscriber_id);
-        let body = self.ask(Method::PATCH, &path, Some(&json!({ "enabled": enabled }))).await?;
-        let row = self.same::<SubscriberRow>(imsi, &body, |row| &row.imsi)?;
-        if row.enabled == Some(enabled) {
-            return Ok(());
-        }
-        Err(RegisterError::Unknown("PyHSS answers with the access as it was".to_owned()))
-    }
-
     async fn delete_all(&self, imsi: Imsi) -> Result<(), RegisterError> {
-        if let Some(row) = self.subscriber(imsi).await? {
-            self.ask(Method::DELETE, &format!("subscriber/{}", row.subscriber_id), None).await?;
+        self.shut_out(imsi).await?;
+        let Some(row) = self.auc(imsi).await? else { return Ok(()) };
+        self.ask(Method::DELETE, &format!("auc/{}", row.auc_id), None).await?;
+        match self.auc(imsi).await? {
+            Some(_) => Err(RegisterError::Unknown("PyHSS still has the keys".to_owned())),
+            None => Ok(()),
         }
-        if let Some(row) = self.auc(imsi).await? {
-            self.ask(Method::DELETE, &format!("auc/{}", row.auc_id), None).await?;
-        }
-        // Its "OK" is believed when both are gone.
-        if self.subscriber(imsi).await?.is_some() || self.auc(imsi).await?.is_some() {
-            return Err(RegisterError::Unknown("PyHSS still has the subscriber".to_owned()));
-        }
-        Ok(())
     }
 
-    async fn vectors_of(&self, imsi: Imsi, wanted: VectorsWanted) -> Result<Vec<Vector>, RegisterError> {
+    async fn vectors_of(
+        &self,
+        imsi: Imsi,
+        wanted: VectorsWanted,
+        highest: Option<Sqn>,
+    ) -> Result<Vec<Vector>, RegisterError> {
         let row = self.auc(imsi).await?.ok_or(RegisterError::NotFound)?;
         let separated = row.amf.as_deref().and_then(|amf| u16::from_str_radix(amf, 16).ok());
         if wanted.aka_prime && separated.is_none_or(|amf| amf & 0x8000 == 0) {
             let why = "the subscriber's AMF has no separation bit: set it to 8000 in PyHSS, or use AKA";
             return Err(RegisterError::Refused(why.to_owned()));
         }
-        if let Some((rand, auts)) = wanted.resynchronisation {
-            let (auts, rand) = (hex::encode(auts), hex::encode(rand));
-            self.ask(Method::GET, &format!("auc/aka/resync/imsi/{imsi}/auts/{auts}/rand/{rand}"), None)
-                .await?;
+        if let Some(highest) = highest {
+            let next = Sqn::new(highest.value() + SQN_STEP).value();
+            let path = format!("auc/{}", row.auc_id);
+            let body = self.ask(Method::PATCH, &path, Some(&json!({ "sqn": next }))).await?;
+            self.same::<AucRow>(imsi, &body, |row| &row.imsi)?;
         }
         let mut vectors = Vec::with_capacity(usize::from(wanted.count));
         for _ in 0..wanted.count {
@@ -246,12 +265,12 @@ impl Backend for PyHss {
         Box::pin(self.write_all(entry))
     }
 
-    fn grant(&self, imsi: Imsi) -> Answer<'_, ()> {
-        Box::pin(self.enable(imsi, true))
+    fn grant<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()> {
+        Box::pin(self.let_in(entry))
     }
 
-    fn vectors(&self, imsi: Imsi, wanted: VectorsWanted) -> Answer<'_, Vec<Vector>> {
-        Box::pin(self.vectors_of(imsi, wanted))
+    fn vectors(&self, imsi: Imsi, wanted: VectorsWanted, highest: Option<Sqn>) -> Answer<'_, Vec<Vector>> {
+        Box::pin(self.vectors_of(imsi, wanted, highest))
     }
 
     fn checks_auts(&self) -> bool {
@@ -260,13 +279,15 @@ impl Backend for PyHss {
 
     fn seen(&self, imsi: Imsi) -> Answer<'_, Seen> {
         Box::pin(async move {
-            let row = self.subscriber(imsi).await?;
-            Ok(row.map_or_else(Seen::default, |row| Seen { known: true, attached: row.is_attached() }))
+            Ok(match self.subscriber(imsi).await? {
+                Some(row) => Seen { known: true, attached: row.is_attached() },
+                None => Seen { known: self.auc(imsi).await?.is_some(), attached: false },
+            })
         })
     }
 
     fn withdraw(&self, imsi: Imsi) -> Answer<'_, ()> {
-        Box::pin(self.enable(imsi, false))
+        Box::pin(self.shut_out(imsi))
     }
 
     fn delete(&self, imsi: Imsi) -> Answer<'_, ()> {
