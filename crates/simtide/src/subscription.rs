@@ -99,6 +99,9 @@ struct List {
     /// Only in this state
     #[arg(long)]
     state: Option<String>,
+    /// Only those that people have to look at
+    #[arg(long)]
+    alarm: bool,
 }
 
 type Done = Result<ExitCode, Box<dyn std::error::Error>>;
@@ -166,10 +169,11 @@ async fn list(client: &Client, query: &List, as_json: bool) -> Done {
     let mut found = Vec::new();
     let mut after: Option<String> = None;
     for _ in 0..PAGES_MAX {
-        let open = query.open.then(|| "true".to_owned());
+        let [open, alarm] = [query.open, query.alarm].map(|only| only.then(|| "true".to_owned()));
         let parameters = [
             ("card", query.card.clone()),
             ("open", open),
+            ("alarm", alarm),
             ("state", query.state.clone()),
             ("after", after.clone()),
         ];
@@ -186,10 +190,12 @@ async fn list(client: &Client, query: &List, as_json: bool) -> Done {
         println!("{}", serde_json::to_string_pretty(&ChangeList { changes: found, next: after })?);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{:<16} {:<20} {:<10} {:<24} FROM -> TO", "ID", "CARD", "STATE", "SINCE");
+    println!("{:<16} {:<20} {:<10} {:<24} FROM -> TO  ALARMS", "ID", "CARD", "STATE", "SINCE");
     for one in &found {
         let since = one.steps.last().map_or("-".to_owned(), |step| step.at.to_string());
-        println!("{:<16} {:<20} {:<10} {since:<24} {} -> {}", one.id, one.card, one.state, one.from, one.to);
+        let alarms: Vec<&str> = one.alarms.iter().map(|alarm| alarm.alarm.as_str()).collect();
+        let way = format!("{} -> {}  {}", one.from, one.to, alarms.join(", "));
+        println!("{:<16} {:<20} {:<10} {since:<24} {}", one.id, one.card, one.state, way.trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -240,6 +246,10 @@ fn print(change: &ChangeView, as_json: bool) -> Done {
     }
     for step in &change.steps {
         println!("  {}  {}", step.at, step.state);
+    }
+    for alarm in &change.alarms {
+        let other = alarm.other_card.as_ref().map(|card| format!(" (card {card})")).unwrap_or_default();
+        println!("  {}  ALARM {}{other}: {}", alarm.at, alarm.alarm, alarm.advice);
     }
     Ok(ExitCode::SUCCESS)
 }

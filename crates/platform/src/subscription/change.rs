@@ -5,7 +5,7 @@ use simtide_protocol::ids::{CardId, ChangeId, EpochMs, Imsi, Msisdn};
 
 use super::polls::InPoll;
 use super::request::{Evidence, Request, Side, Terms};
-use super::types::{CardRefusal, Command, Identity, PacketKind, Reason, State};
+use super::types::{CardRefusal, Command, Identity, PacketKind, Raised, Reason, State};
 
 /// Times of state changes kept at most; the first and the latest win.
 pub const STEPS_MAX: usize = 24;
@@ -88,6 +88,9 @@ pub struct Change {
     pub reason: Option<Reason>,
     /// When it entered which state; the first is the request.
     pub steps: Vec<(EpochMs, State)>,
+    /// What people had to look at: each kind once, with its latest time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<Raised>,
     /// What register 2 may hold for it.
     pub(super) reservation: Reservation,
     /// Operator 1 has acknowledged the notice that belongs to the state.
@@ -189,6 +192,15 @@ impl Change {
         matches!(self.state, State::Requested | State::Authorised | State::Reserved | State::Armed)
     }
 
+    /// Keeps the alarms among the commands; those of one kind are one.
+    pub(super) fn keep_alarms(&mut self, now: EpochMs, commands: &[Command]) {
+        for command in commands {
+            let Command::Alarm(alarm) = *command else { continue };
+            self.alarms.retain(|raised| raised.alarm.kind() != alarm.kind());
+            self.alarms.push(Raised { at: now, alarm });
+        }
+    }
+
     /// When it began.
     pub fn began_at(&self) -> EpochMs {
         self.steps.first().map_or(EpochMs(0), |(at, _)| *at)
@@ -220,6 +232,7 @@ impl Change {
             identity: None,
             reason: None,
             steps: vec![(now, State::Requested)],
+            alarms: Vec::new(),
             reservation: Reservation::None,
             acknowledged: false,
             committed: false,

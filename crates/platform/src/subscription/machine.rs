@@ -68,6 +68,7 @@ impl Change {
             Event::PollEnded { says } => self.poll_ended(now, says, &mut out),
             Event::OnlyByPoll => self.only_by_poll(now, &mut out),
         }
+        self.keep_alarms(now, &out);
         out
     }
 

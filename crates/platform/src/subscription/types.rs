@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use simtide_protocol::apdu::StatusWord;
-use simtide_protocol::ids::{CardId, ChangeId, Imsi, Msisdn};
+use simtide_protocol::ids::{CardId, ChangeId, EpochMs, Imsi, Msisdn};
 use simtide_protocol::personalization as card;
 use simtide_protocol::scp80::ResponseStatus;
 use simtide_protocol::script::compact::Response;
@@ -534,4 +534,67 @@ pub enum Alarm {
     NotAcknowledged,
     /// The card has refused its admin code.
     WrongAdminCode,
+}
+
+impl Alarm {
+    /// Names of all kinds, in the order of [`Alarm::kind`].
+    pub const NAMES: [&str; 7] = [
+        "identity-taken",
+        "identity-lost",
+        "register-refuses",
+        "not-seen",
+        "not-heard",
+        "not-acknowledged",
+        "wrong-admin-code",
+    ];
+
+    /// Which kind, from 0.
+    pub const fn kind(self) -> usize {
+        match self {
+            Alarm::IdentityTaken { .. } => 0,
+            Alarm::IdentityLost => 1,
+            Alarm::RegisterRefuses { .. } => 2,
+            Alarm::NotSeen => 3,
+            Alarm::NotHeard => 4,
+            Alarm::NotAcknowledged => 5,
+            Alarm::WrongAdminCode => 6,
+        }
+    }
+
+    /// Name of the kind.
+    pub const fn name(self) -> &'static str {
+        Alarm::NAMES[self.kind()]
+    }
+
+    /// What it means and what to do, for people.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Alarm::IdentityTaken { .. } => {
+                "register 2 gave an identity or number that another card has: correct its pool before the next change"
+            }
+            Alarm::IdentityLost => {
+                "register 2 does not know identity 2 although the card may have it: provision it there"
+            }
+            Alarm::RegisterRefuses { .. } => "a register keeps refusing what must be done: look at its log",
+            Alarm::NotSeen => {
+                "the card took identity 2 and was not seen in the network since: look at its device"
+            }
+            Alarm::NotHeard => "the card was not heard of for long: its device may be off or out of coverage",
+            Alarm::NotAcknowledged => {
+                "operator 1 does not acknowledge that its card has left: look at its callback"
+            }
+            Alarm::WrongAdminCode => {
+                "the card refused its admin code: compare the vendor's file with the card"
+            }
+        }
+    }
+}
+
+/// An alarm with the time when it was last raised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Raised {
+    /// When.
+    pub at: EpochMs,
+    /// What.
+    pub alarm: Alarm,
 }

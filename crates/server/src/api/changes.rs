@@ -5,7 +5,7 @@ use axum::extract::{Path, State as Api};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use simtide_platform::subscription::{Change, Evidence, Reason, Refusal, SeenBy, State, Way};
+use simtide_platform::subscription::{Alarm, Change, Evidence, Raised, Reason, Refusal, SeenBy, State, Way};
 use simtide_protocol::ids::{CardId, ChangeId, EpochMs};
 
 use super::Shared;
@@ -96,9 +96,25 @@ pub struct ChangeView {
     pub guard_s: Option<u32>,
     /// When it entered which state.
     pub steps: Vec<StepView>,
+    /// What people have to look at, or had to.
+    pub alarms: Vec<AlarmView>,
     /// When something is tried next.
     #[schema(value_type = Option<String>)]
     pub due: Option<EpochMs>,
+}
+
+/// Something that people have to look at.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AlarmView {
+    /// When it was last raised.
+    #[schema(value_type = String)]
+    pub at: EpochMs,
+    /// identity-taken, identity-lost, register-refuses, not-seen, not-heard, not-acknowledged or wrong-admin-code.
+    pub alarm: String,
+    /// What it means and what to do.
+    pub advice: String,
+    /// The card that has the identity already; shown to the service only.
+    pub other_card: Option<String>,
 }
 
 /// A user's agreement as kept.
@@ -149,6 +165,8 @@ pub struct ListParameters {
     open: Option<bool>,
     /// Only in this state.
     state: Option<String>,
+    /// Only those that people have to look at, or only the others.
+    alarm: Option<bool>,
     /// `next` of the page before.
     after: Option<String>,
 }
@@ -225,6 +243,7 @@ pub async fn list(
         card,
         open: parameters.open,
         state: state.transpose()?,
+        alarm: parameters.alarm,
         after: place(parameters.after.as_deref())?,
         rows_max: PAGE_ROWS,
     };
@@ -248,7 +267,7 @@ pub async fn show(
 
 /// retry: tries at once what is waited for, or asks again where the change has ended without success; resolve: asks the
 /// card and the registers where it stands; cancel: stops it, at once or as soon as it is certain that the card has not
-/// taken the new identity.
+/// taken the new identity. retry and cancel belong to the operator that asked; operator 1 has its consent.
 #[utoipa::path(post, path = "/v1/changes/{change}/{verb}",
     params(("change" = String, Path, description = "16 hex digits"),
         ("verb" = String, Path, description = "retry, resolve or cancel")),
@@ -265,14 +284,14 @@ pub async fn turn(
     if !["retry", "resolve", "cancel"].contains(&verb.as_str()) {
         return Err(Problem::not_found(&format!("the verb {verb}")));
     }
+    let to = OperatorId(kept.change.to.operator);
+    if verb != "resolve" && !caller.acts_for(to) {
+        return Err(RequestRefused::Refused(Refusal::Forbidden).into());
+    }
     api.audit(&caller, &format!("change.{verb}"), id, "").await?;
     let change = match verb.as_str() {
         "cancel" => changes.cancel(id).await?,
         "retry" if !is_open && kept.change.state != State::Done => {
-            let to = OperatorId(kept.change.to.operator);
-            if !caller.acts_for(to) {
-                return Err(RequestRefused::Refused(Refusal::Forbidden).into());
-            }
             // A user asks now: the campaign has counted its own change.
             let evidence = Evidence { campaign: None, ..kept.change.evidence.clone() };
             let wanted = Wanted { card: kept.change.card, tenant: kept.tenant, to, evidence };
@@ -369,7 +388,21 @@ pub fn view(change: &Change, caller: &Caller) -> ChangeView {
         ask_user: change.terms.ask_user,
         guard_s: change.terms.guard_s,
         steps: change.steps.iter().map(step).collect(),
+        alarms: change.alarms.iter().map(|raised| alarm(raised, caller)).collect(),
         due: change.due(),
+    }
+}
+
+fn alarm(raised: &Raised, caller: &Caller) -> AlarmView {
+    let other = match raised.alarm {
+        Alarm::IdentityTaken { by, .. } => Some(by).filter(|_| caller.operator.is_none()),
+        _ => None,
+    };
+    AlarmView {
+        at: raised.at,
+        alarm: raised.alarm.name().to_owned(),
+        advice: raised.alarm.advice().to_owned(),
+        other_card: other.map(|card| card.to_string()),
     }
 }
 

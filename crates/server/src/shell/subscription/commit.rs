@@ -141,7 +141,7 @@ impl Changes {
         match outcomes.get(place) {
             Some(Outcome::Done) => {
                 self.tally.is_now(change);
-                self.open_cards.is_now(change);
+                self.watch.is_now(change);
             }
             Some(Outcome::OpenCase(other)) => return Err(NotWritten::Open(ChangeId(*other))),
             _ => return Err(StoreError::Misuse("a change has moved on outside of its turn").into()),

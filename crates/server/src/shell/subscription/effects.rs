@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use simtide_platform::subscription::{
-    Alarm, Change, Command, Event, Identity, Party, RegisterFault, SeenBy, UserText, Verb,
+    Change, Command, Event, Identity, Party, RegisterFault, SeenBy, UserText, Verb,
 };
 use simtide_protocol::ids::{CardId, Imsi, Msisdn};
 
@@ -48,11 +48,6 @@ pub(super) fn destination(change: &Change, over: Option<Party>) -> Option<(Msisd
         Party::Second => (change.identity.and_then(|identity| identity.msisdn), &change.to),
     };
     Some((number?, OperatorId(side.operator)))
-}
-
-/// Tells people.
-pub(super) fn alarm(change: &Change, alarm: Alarm) {
-    tracing::error!(change = %change.id, ?alarm, "a change of operator needs people");
 }
 
 impl Changes {

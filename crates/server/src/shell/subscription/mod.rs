@@ -10,6 +10,7 @@
 //! | `polls` | what sessions of the card carry for it |
 //! | `requests` | who may begin a change: by API and by the card itself |
 //! | [`bulk`], `tally` | campaigns of changes, and what has become of theirs |
+//! | [`watch`] | what is known of open changes without the store |
 //! | `timers` | what is due, and what a process that starts again finds |
 //!
 //! Everything of one change happens one after the other; effects of different changes overlap, a bounded number at once.
@@ -23,6 +24,7 @@ mod polls;
 mod requests;
 mod tally;
 mod timers;
+pub mod watch;
 
 use std::sync::{Arc, Weak};
 
@@ -32,8 +34,8 @@ use tokio::sync::{Mutex, Semaphore};
 
 use self::callback::Callbacks;
 use self::tally::Tally;
-use self::polls::OpenCards;
 use self::timers::Timers;
+use self::watch::Watch;
 use super::core::Core;
 use super::flight::Flight;
 use super::sending::{Outbox, Outgoing};
@@ -51,6 +53,8 @@ pub use requests::{RequestRefused, Wanted};
 const TURNS: usize = 256;
 /// Effects that are under way at once: calls to registers and operators.
 const EFFECTS_MAX: usize = 256;
+/// Changes that one page passes over at most.
+pub const LOOKED_AT_MAX: usize = 20_000;
 /// Changes of a card that are looked at.
 pub const CHANGES_OF_CARD_MAX: usize = 64;
 
@@ -65,7 +69,8 @@ pub struct Changes {
     turns: [Mutex<()>; TURNS],
     effects: Arc<Semaphore>,
     timers: Timers,
-    open_cards: OpenCards,
+    /// Open changes at a glance.
+    pub watch: Watch,
     tally: Tally,
     me: Weak<Changes>,
 }
@@ -88,6 +93,8 @@ pub struct ListQuery {
     pub open: Option<bool>,
     /// Only in this state.
     pub state: Option<State>,
+    /// Only with or only without something that people have to look at.
+    pub alarm: Option<bool>,
     /// Bucket and id, as answered with the page before.
     pub after: Option<(u16, u64)>,
     /// At most so many.
@@ -98,12 +105,17 @@ impl ListQuery {
     fn shows(&self, change: &Change) -> bool {
         self.open.is_none_or(|open| change.is_open() == open)
             && self.state.is_none_or(|state| change.state == state)
+            && self.alarm.is_none_or(|alarm| change.alarms.is_empty() != alarm)
     }
 
     fn of_bucket(&self, bucket: Bucket, after: Option<CasePlace>) -> CaseQuery {
-        let rows_max = self.rows_max.clamp(1, PAGE_ROWS_MAX);
         let state = self.state.map(State::code);
-        CaseQuery { open: self.open, state, after, ..CaseQuery::open(CaseKind::Change, bucket, rows_max) }
+        CaseQuery {
+            open: self.open,
+            state,
+            after,
+            ..CaseQuery::open(CaseKind::Change, bucket, PAGE_ROWS_MAX)
+        }
     }
 }
 
@@ -141,7 +153,7 @@ impl Changes {
             turns: std::array::from_fn(|_| Mutex::new(())),
             effects: Arc::new(Semaphore::new(EFFECTS_MAX)),
             timers: Timers::default(),
-            open_cards: OpenCards::default(),
+            watch: Watch::default(),
             tally: Tally::default(),
             me: me.clone(),
         })
@@ -175,7 +187,8 @@ impl Changes {
         Ok(self.of_card(card).await?.into_iter().find(Change::is_open))
     }
 
-    /// A page of changes that `shown` lets through, and where the next one begins. A page may hold fewer than asked for.
+    /// A page of changes that `shown` lets through, and where the next one begins. A page holds fewer than asked for only
+    /// at the end, and where [`LOOKED_AT_MAX`] changes had to be passed over.
     ///
     /// # Errors
     /// The store failed.
@@ -185,33 +198,30 @@ impl Changes {
         shown: impl Fn(&Kept) -> bool,
     ) -> Result<(Vec<Kept>, Option<(u16, u64)>), StoreError> {
         let kept = |row: &CaseRow| Ok(Kept { tenant: row.tenant, change: read(row)? });
+        let wanted = |one: &Kept| query.shows(&one.change) && shown(one);
         if let Some(card) = query.card {
             let rows = self.core.store.cases_of(card, CaseKind::Change, CHANGES_OF_CARD_MAX).await?;
             let all: Vec<Kept> = rows.iter().map(kept).collect::<Result<_, StoreError>>()?;
-            let wanted = all.into_iter().filter(|one| query.shows(&one.change) && shown(one));
-            return Ok((wanted.collect(), None));
+            return Ok((all.into_iter().filter(wanted).collect(), None));
         }
         let (mut bucket, id) = query.after.unwrap_or((0, 0));
         let mut after = query.after.map(|_| CasePlace { due: None, id });
-        let mut found = Vec::new();
+        let (mut found, mut looked_at) = (Vec::new(), 0);
         while bucket < self.core.store.buckets() {
             let page = self.core.store.cases(query.of_bucket(Bucket(bucket), after)).await?;
             for row in &page.rows {
-                found.push(kept(row)?);
+                if found.len() >= query.rows_max || looked_at >= LOOKED_AT_MAX {
+                    return Ok((found, Some((bucket, after.map_or(0, |place| place.id)))));
+                }
+                after = Some(row.place());
+                looked_at += 1;
+                found.extend(Some(kept(row)?).filter(wanted));
             }
-            after = page.rows.last().map(CaseRow::place);
-            let full = found.len() >= query.rows_max;
             if page.end {
                 bucket += 1;
                 after = None;
             }
-            if full {
-                found.retain(&shown);
-                let more = bucket < self.core.store.buckets();
-                return Ok((found, more.then(|| (bucket, after.map_or(0, |place| place.id)))));
-            }
         }
-        found.retain(&shown);
         Ok((found, None))
     }
 
@@ -357,7 +367,7 @@ impl Changes {
                     }
                     self.outbox.send(vec![Outgoing { packet: *packet, card: None }]).await;
                 }
-                Effect::Command(Command::Alarm(alarm)) => effects::alarm(change, alarm),
+                Effect::Command(Command::Alarm(alarm)) => self.watch.alarm(change, alarm),
                 Effect::Command(command) => {
                     let Some(me) = self.me.upgrade() else { return };
                     let change = change.clone();

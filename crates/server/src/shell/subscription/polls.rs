@@ -1,9 +1,6 @@
 //! Sessions of cards whose change is open: when a poll has nothing else to carry, it carries the personalization message,
 //! or the question where the change stands.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
 use simtide_platform::poll::Script;
 use simtide_platform::subscription::{CardSays, Change, Event, PacketKind, PollWork};
 use simtide_protocol::apdu::StatusWord;
@@ -21,26 +18,6 @@ use crate::store::{Card, CaseKind, CaseRow, StoreError};
 /// Bytes of user data that every short message of a packet carries at least, beside its header.
 const PART_BYTES: usize = 130;
 
-/// Which cards have an open change: other sessions ask the store nothing. As many as changes that are open.
-#[derive(Default)]
-pub(super) struct OpenCards(Mutex<HashMap<CardId, ChangeId>>);
-
-impl OpenCards {
-    /// What the last commit has made of the change.
-    pub(super) fn is_now(&self, change: &Change) {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if change.is_open() {
-            open.insert(change.card, change.id);
-        } else if open.get(&change.card) == Some(&change.id) {
-            open.remove(&change.card);
-        }
-    }
-
-    fn change_of(&self, card: &CardId) -> Option<ChangeId> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(card).copied()
-    }
-}
-
 /// What a session carries for a change, from the commit that says so until the answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Carries {
@@ -54,7 +31,7 @@ impl Changes {
     /// # Errors
     /// Nothing was stored; the session carries nothing.
     pub async fn poll_carries(&self, card: CardId) -> Result<Option<(Carries, Script)>, StoreError> {
-        let Some(id) = self.open_cards.change_of(&card) else { return Ok(None) };
+        let Some(id) = self.watch.change_of(&card) else { return Ok(None) };
         let Some(change) = self.handle(id, Event::PollOpened).await? else { return Ok(None) };
         let Some(work) = change.poll_work() else { return Ok(None) };
         let script = match self

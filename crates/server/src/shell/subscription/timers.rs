@@ -80,7 +80,7 @@ impl Changes {
                 for row in &page.rows {
                     let change = read(row)?;
                     self.tally.is_now(&change);
-                    self.open_cards.is_now(&change);
+                    self.watch.is_now(&change);
                     open.push(change);
                 }
                 if page.end {
