@@ -14,7 +14,7 @@ use super::*;
 
 /// What the operator's server does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     None,
     Unciphered,
     OtherReceiver,
@@ -23,10 +23,17 @@ enum Fault {
     Nonsense,
 }
 
-struct Keeper {
+pub struct Keeper {
     fault: Mutex<Fault>,
     /// Card, counter: how often it was asked to seal.
     asked: Mutex<Vec<u64>>,
+}
+
+impl Keeper {
+    /// How often it was asked to seal.
+    pub fn sealed(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
 }
 
 /// Whole blocks, zero IV, no padding of its own.
@@ -62,7 +69,7 @@ fn cmac(key: &[u8], message: &[u8]) -> Vec<u8> {
 }
 
 /// ETSI TS 102 225, 5.1: CPL, CHL, SPI, KIc, KID, TAR; then ciphered: CNTR, PCNTR, CC, data, padding.
-fn seal(n: u32, request: &Value, fault: Fault) -> Vec<u8> {
+pub fn seal(n: u32, request: &Value, fault: Fault) -> Vec<u8> {
     let text = |name: &str| request[name].as_str().unwrap().to_owned();
     let mut spi = hex::decode(text("spi")).unwrap();
     let mut tar = hex::decode(text("tar")).unwrap();
@@ -137,7 +144,7 @@ async fn open_route(headers: HeaderMap, Json(request): Json<Value>) -> Result<Js
 }
 
 /// The platform of an operator that keeps its keys, and that operator's server.
-async fn kept_elsewhere(folder: &std::path::Path) -> (Arc<Platform>, Arc<Keeper>) {
+pub async fn kept_elsewhere(folder: &std::path::Path) -> (Arc<Platform>, Arc<Keeper>) {
     let keeper = Arc::new(Keeper { fault: Mutex::new(Fault::None), asked: Mutex::default() });
     let routes = Router::new().route("/ota/seal", post(seal_route)).route("/ota/open", post(open_route));
     let routes = routes.with_state(keeper.clone());

@@ -9,6 +9,7 @@ mod notification;
 #[path = "../support/polling.rs"]
 mod polling;
 mod polls;
+mod ready;
 mod world;
 
 use std::net::SocketAddr;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use simtide_card::secure_channel::NoChannels;
 use simtide_card::{Card, Environment, KeySetPersonalization, Personalization, Secret};
 use simtide_platform::card::{Applied, CardState};
-use simtide_protocol::ids::{Bucket, CardId, EpochMs, Iccid, Imsi, Msisdn};
+use simtide_protocol::ids::{Bucket, CardId, DeliveryId, EpochMs, Iccid, Imsi, Msisdn};
 use simtide_protocol::personalization::Identity;
 use simtide_protocol::profile::{Profile, STANDARD_TEXT};
 use simtide_protocol::scp80::{Counter, Key, KeySet, Kic, Kid};
@@ -27,6 +27,7 @@ use simtide_server::store::{
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
 
 pub const TENANT: TenantId = TenantId(1);
 pub const SOURCE: &str = "500";
@@ -80,6 +81,24 @@ impl Keyring for TestKeyring {
         let n = (0..1_000).find(|n| card(*n) == record.id).unwrap();
         Ok(vec![CardKeySet { index: 1, kic: Kic(0x12), kid: Kid(0x12), keys: keys(n) }])
     }
+
+    fn seal_delivery(&self, _: DeliveryId, _: &CardRecord, plain: &[u8]) -> Result<Vec<u8>, KeyringError> {
+        Ok(veiled(plain))
+    }
+
+    fn open_delivery(
+        &self,
+        _: DeliveryId,
+        _: &CardRecord,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        Ok(Zeroizing::new(veiled(sealed)))
+    }
+}
+
+/// Not what is stored in clear.
+fn veiled(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().map(|byte| byte ^ 0xA5).collect()
 }
 
 /// A store with cards 0 to `cards` - 1, none of which polls by itself for a day and more.
