@@ -1,5 +1,6 @@
 //! `simtide entitlement`: the entitlement server as a process of its own, in front of a platform elsewhere.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use simtide_server::config::Config;
 use simtide_server::entitlement::remote::RemotePlatform;
 use simtide_server::entitlement::vectors::{OneRegister, VectorSource};
 use simtide_server::entitlement::{Server, Service};
+use simtide_server::metrics::Metrics;
 use simtide_server::registers::connect::Local;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
@@ -38,6 +41,9 @@ pub struct Args {
     /// Where devices connect, instead of entitlement.listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// Where /metrics and /healthz answer; without it nowhere
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<String>,
 }
 
 /// Why the server did not start, beside what its parts say themselves.
@@ -45,6 +51,8 @@ pub struct Args {
 enum EntitlementError {
     #[error("{path} cannot be read: {source}")]
     File { path: PathBuf, source: std::io::Error },
+    #[error("metrics cannot be served on {address}: {source}; choose another --metrics")]
+    Metrics { address: String, source: std::io::Error },
     #[error("there is no address to listen on: set entitlement.listen, or give --listen 127.0.0.1:8444")]
     Listen,
 }
@@ -72,10 +80,16 @@ pub fn run(args: Args) -> Outcome {
         config,
         platform,
         args.centre,
+        args.metrics,
     ))
 }
 
-async fn serve(config: Config, platform: RemotePlatform, centre: Option<PathBuf>) -> Outcome {
+async fn serve(
+    config: Config,
+    platform: RemotePlatform,
+    centre: Option<PathBuf>,
+    metrics: Option<String>,
+) -> Outcome {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let platform = Arc::new(platform);
@@ -87,7 +101,19 @@ async fn serve(config: Config, platform: RemotePlatform, centre: Option<PathBuf>
     };
     let service = Service::new(config.entitlement_settings(), config.clock(), platform, vectors);
     let server = Server::start(service).await?;
-    println!("{}", json!({ "type": "ready", "ready": "entitlement", "entitlement": server.address() }));
+    let metrics = match metrics {
+        Some(address) => Some(serve_metrics(address, &server).await?),
+        None => None,
+    };
+    println!(
+        "{}",
+        json!({
+            "type": "ready",
+            "ready": "entitlement",
+            "entitlement": server.address(),
+            "metrics": metrics,
+        })
+    );
     tracing::info!(address = %server.address(), "devices are answered over IP");
     tokio::select! {
         _ = terminate.recv() => {}
@@ -95,4 +121,18 @@ async fn serve(config: Config, platform: RemotePlatform, centre: Option<PathBuf>
     }
     server.stop();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers until the process ends.
+async fn serve_metrics(address: String, server: &Server) -> Result<SocketAddr, EntitlementError> {
+    let failed = |source| EntitlementError::Metrics { address: address.clone(), source };
+    let listener = TcpListener::bind(&address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let routes = Metrics::of_entitlement(server.service.clone()).routes::<()>();
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, routes).await {
+            tracing::error!(%error, "metrics are no longer served");
+        }
+    });
+    Ok(bound)
 }

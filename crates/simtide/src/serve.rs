@@ -96,14 +96,13 @@ async fn serve(config: Config, args: Args) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let platform = Arc::new(Platform::start(config.clone(), store, keyring, trace).await?);
     platform.connect_registers(&vault);
-    let api = Arc::new(Api {
-        platform: platform.clone(),
-        tokens,
-        metrics: Metrics::new(platform.clone()),
-        vault,
-        imports: Imports::default(),
-    });
     let entitlement = start_entitlement(&config, &platform).await?;
+    let metrics = match &entitlement {
+        Some(server) => Metrics::with_entitlement(platform.clone(), server.service.clone()),
+        None => Metrics::new(platform.clone()),
+    };
+    let api =
+        Arc::new(Api { platform: platform.clone(), tokens, metrics, vault, imports: Imports::default() });
     let (stop, stopped) = watch::channel(false);
     let address = listen(&config, api.clone(), stopped.clone()).await?;
     let metrics = match config.api.metrics_listen.as_str() {

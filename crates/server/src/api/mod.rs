@@ -100,30 +100,12 @@ pub fn routes(api: Arc<Api>) -> Router {
 
 /// `/metrics` and `/healthz`, for a listener of their own.
 pub fn observation(api: Arc<Api>) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(health))
-        .fallback(nowhere)
-        .with_state(api)
+    api.metrics.routes().fallback(nowhere).with_state(api)
 }
 
 /// The same beside the API, unless they have a listener of their own.
 fn observed(api: &Arc<Api>) -> Router<Arc<Api>> {
-    if api.platform.core.config.api.metrics_listen.is_empty() {
-        Router::new().route("/metrics", get(metrics)).route("/healthz", get(health))
-    } else {
-        Router::new()
-    }
-}
-
-async fn metrics(State(api): Shared) -> impl IntoResponse {
-    // Writing to memory does not fail.
-    let text = api.metrics.text().unwrap_or_default();
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
-}
-
-async fn health() -> &'static str {
-    "ok\n"
+    if api.platform.core.config.api.metrics_listen.is_empty() { api.metrics.routes() } else { Router::new() }
 }
 
 async fn openapi() -> impl IntoResponse {

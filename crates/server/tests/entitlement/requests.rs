@@ -4,9 +4,11 @@ use std::io::Read;
 
 use simtide_protocol::entitlement::{Document, Request};
 use simtide_protocol::ids::EpochMs;
+use simtide_protocol::second_layer::Uplinks;
 use simtide_server::clock::Clock;
 use simtide_server::entitlement::config::Entitlement;
 use simtide_server::entitlement::{Server, Service, StartError};
+use simtide_server::metrics::Metrics;
 use simtide_server::registers::memory::{Fault, Verb};
 
 use crate::support::{Reply, card, config, item, read, with_clock, world};
@@ -77,6 +79,36 @@ async fn forms_and_compression() {
     assert!(json.starts_with(b"{"));
     let (xml, json) = (Document::from_bytes(&xml).unwrap(), Document::from_bytes(&json).unwrap());
     assert_eq!((xml.version, xml.validity_s), (json.version, json.validity_s));
+}
+
+#[tokio::test]
+async fn what_is_measured() {
+    let world = world(Entitlement { imsi_burst: 3, ..config() }).await;
+    let mut device = world.device(1).await;
+    world.source.put_waiting(card(1), item("00a1-1", 1, 400));
+    device.authenticate(&world.client, false).await.unwrap();
+    device.authenticate(&world.client, true).await.unwrap();
+    device.exchange(&world.client, &Uplinks::default()).await.unwrap();
+    device.token = Some("none of ours".into());
+    assert_eq!(device.post(&world.client, &device.with_token()).await.status(), 511);
+    for expected in [200, 200, 200, 503] {
+        assert_eq!(device.begin(&world.client, &device.identity()).await.status(), expected);
+    }
+    let text = Metrics::of_entitlement(world.server.service.clone()).text().unwrap();
+    for line in [
+        "simtide_entitlement_sessions_open 3",
+        "simtide_entitlement_tokens 1",
+        "simtide_entitlement_vectors_total 4",
+        "simtide_entitlement_authentications_total{kind=\"full\"} 1",
+        "simtide_entitlement_authentications_total{kind=\"fast\"} 1",
+        "simtide_entitlement_refusals_total{reason=\"limit\"} 1",
+        "simtide_entitlement_refusals_total{reason=\"not_proven\"} 1",
+        "simtide_entitlement_token_requests_total 1",
+        "simtide_entitlement_items_total 3",
+        "simtide_entitlement_uplinks_total 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
 }
 
 #[tokio::test]
