@@ -23,6 +23,7 @@ pub mod notification;
 pub mod settings;
 
 mod exchange;
+mod names;
 mod schedule;
 mod service;
 mod session;
@@ -44,6 +45,7 @@ use crate::sat::{Part, Progress, Sat};
 use crate::startup::CardFiles;
 use exchange::Exchange;
 use http::{HttpRequest, HttpResponse};
+use names::Names;
 use schedule::Schedule;
 pub use schedule::{JITTER_PERCENT, NOTIFIED_S_MIN, RETRY_S_MAX, RETRY_S_MIN};
 pub use service::CARD_REQUEST_BYTES_MAX;
@@ -185,6 +187,8 @@ pub struct Client {
     sat: Sat,
     card: Option<Card>,
     access: Option<Box<Access>>,
+    /// Of this card, for the next run of EAP; boxed where there are any, as few devices have them.
+    names: Option<Box<Names>>,
     exchange: Exchange,
     schedule: Schedule,
     service: Option<Box<Service>>,
@@ -229,6 +233,7 @@ impl Client {
             sat: Sat::default(),
             card: None,
             access: None,
+            names: None,
             exchange: Exchange::Resting,
             schedule: Schedule::default(),
             service: None,
@@ -337,10 +342,11 @@ impl Client {
         self.wanted = card.is_some();
     }
 
-    /// Token and keys belong to a card; so does what is under way.
+    /// Token, keys and names belong to a card; so does what is under way.
     fn card_gone(&mut self) {
         self.card = None;
         self.access = None;
+        self.names = None;
         self.exchange = Exchange::Resting;
         self.sat.card_gone();
         if let Some(service) = self.service.take() {

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use simtide_agent::entitlement::Transport;
 use simtide_device::client::http::{HttpRequest, HttpResponse, Method};
 use simtide_protocol::aka::{Sqn, Vector, open_auts};
-use simtide_protocol::eap::server::{Command, Event, Fresh, Session, Settings};
+use simtide_protocol::eap::keys::ReauthKeys;
+use simtide_protocol::eap::server::{Command, Event, Fresh, Resolution, Session, Settings};
 use simtide_protocol::entitlement::{
     Authentication, Document, JSON_CONTENT_TYPE, OTA_APP_DEFAULT, OtaParameters, RELAY_CONTENT_TYPE, Request,
     TokenGrant, XML_CONTENT_TYPE, relay,
@@ -49,6 +50,12 @@ pub struct Server {
     pub forges: bool,
     /// Statuses to give before anything else.
     pub statuses: Vec<u16>,
+    /// Pseudonyms and identities for fast re-authentication are given out, with a realm or without one.
+    pub gives_names: Option<&'static str>,
+    /// What they stand for.
+    pub names: HashMap<String, Option<ReauthKeys>>,
+    /// What each run began with: its first digits.
+    pub began: Vec<String>,
 }
 
 impl Server {
@@ -106,6 +113,7 @@ impl Server {
         match parsed.authentication {
             Authentication::Eap(identity) => {
                 self.requests.push("start");
+                self.began.push(identity.as_str()[..identity.as_str().len().min(5)].to_owned());
                 let network = Settings { network: "WLAN".into(), result_indication: false };
                 let mut session = Session::new(network);
                 let text = identity.as_str().to_owned();
@@ -148,14 +156,7 @@ impl Server {
                     let amf = if aka_prime { [0x80, 0] } else { [0, 0] };
                     let rand = [self.sqn as u8; 16];
                     let vector = Vector::new(&functions, rand, Sqn::from_parts(self.sqn, 7), amf);
-                    let fresh = Fresh {
-                        iv: [1; 16],
-                        nonce_s: [2; 16],
-                        notification_iv: [3; 16],
-                        pseudonym: None,
-                        reauth_id: None,
-                    };
-                    command = session.handle(Event::Drawn(vector, fresh));
+                    command = session.handle(Event::Drawn(vector, self.fresh()));
                 }
                 Command::Send(packet) => {
                     self.sessions.insert(cookie.clone(), (session, identity, [0; 16]));
@@ -167,14 +168,37 @@ impl Server {
                         body: relay::to_body(&packet),
                     };
                 }
+                Command::Resolve(identity) => {
+                    let imsi = "001010000000001".parse().unwrap();
+                    let resolution = match self.names.remove(identity.user()) {
+                        Some(Some(keys)) => Resolution::Reauthentication(imsi, Box::new(keys)),
+                        Some(None) => Resolution::Subscriber(imsi),
+                        None => Resolution::Unknown,
+                    };
+                    command = session.handle(Event::Resolved(resolution, self.fresh()));
+                }
                 Command::Succeed(success) => {
+                    if let Some((name, keys)) = success.reauth {
+                        self.names.insert(name.split('@').next().unwrap().to_owned(), Some(keys));
+                    }
                     let root = RootKey::from_emsk(&success.keys.emsk, &identity, NAME);
                     let token = format!("token-{}", self.requests.len());
                     return self.document(token, Channel::new(&root, Side::Server), None);
                 }
-                Command::Fail(_) | Command::Resolve(_) => return status_only(403),
+                Command::Fail(_) => return status_only(403),
             }
         }
+    }
+
+    /// What a challenge gives out.
+    fn fresh(&mut self) -> Fresh {
+        let names = self.gives_names.map(|realm| {
+            let n = self.requests.len();
+            self.names.insert(format!("2name{n}"), None);
+            (format!("2name{n}{realm}"), format!("4name{n}{realm}"))
+        });
+        let (pseudonym, reauth_id) = names.unzip();
+        Fresh { iv: [1; 16], nonce_s: [2; 16], notification_iv: [3; 16], pseudonym, reauth_id }
     }
 
     fn document(&mut self, token: String, mut channel: Channel, message: Option<String>) -> HttpResponse {

@@ -135,8 +135,14 @@ impl World {
 
     /// The same over another way to the server.
     pub fn over(transport: Transport, folder: Option<&Path>, now: EpochMs) -> Self {
+        let settings = ClientSettings::of(NAME, &Settings::of(Kind::Meter).imei);
+        Self::with(settings, transport, folder, now)
+    }
+
+    /// The same with another client module.
+    pub fn with(settings: ClientSettings, transport: Transport, folder: Option<&Path>, now: EpochMs) -> Self {
+        let client_settings = Arc::new(settings);
         let settings = Settings::of(Kind::Meter);
-        let client_settings = Arc::new(ClientSettings::of(NAME, &settings.imei));
         let (file, queues) = match folder {
             Some(folder) => {
                 let (file, queues) = QueueFile::open(folder).unwrap();

@@ -67,7 +67,9 @@ impl Client {
     fn prove(&mut self, card: Card, random: Random<'_>) {
         let mut iv = [0; 16];
         random(&mut iv);
-        let (run, request) = EapRun::start(&self.settings, card.imsi, card.mnc_digits, iv, self.last_request);
+        let names = self.names.take().map(|names| *names).unwrap_or_default();
+        let (run, request) =
+            EapRun::start(&self.settings, card.imsi, card.mnc_digits, names, iv, self.last_request);
         self.exchange = Exchange::Proving { run: Box::new(run), request: request.id, rounds: 0 };
         self.commands.push_back(Command::Request(request));
     }
@@ -137,6 +139,12 @@ impl Client {
         response: &HttpResponse,
     ) {
         if response.status != 200 {
+            if run.by_name && matches!(response.status, 400 | 403 | 511) {
+                // The server does not take what it gave out, or takes it for another's: the card itself is asked.
+                self.wanted = true;
+                self.flush = true;
+                return;
+            }
             let why = format!("the server answers {} to the authentication", response.status);
             return self.failed(now, random, response.retry_after_s, why);
         }
@@ -152,9 +160,10 @@ impl Client {
             Ok(document) => document,
             Err(error) => return self.failed(now, random, None, error.to_string()),
         };
-        match run.finish(&self.settings.server_name, card.imsi, document.token.as_ref(), now) {
-            Some(access) => {
+        match run.finish(&self.settings, card.imsi, document.token.as_ref(), now) {
+            Some((access, names)) => {
                 self.access = Some(Box::new(access));
+                self.names = names.has_any().then(|| Box::new(names));
                 self.commands.push_back(Command::Notice(ClientNotice::Authenticated));
                 // What waited for keys goes with the next request.
                 self.flush = true;

@@ -1,7 +1,7 @@
 //! What the client module has agreed on with the server for one card: a run of EAP-AKA, then a token and the keys of the
 //! second layer that live as long as it.
 
-use simtide_protocol::eap::peer::{CardAnswer, Command, Event, Identities, Peer};
+use simtide_protocol::eap::peer::{CardAnswer, Command, Event, Peer};
 use simtide_protocol::entitlement::identity::EapIdentity;
 use simtide_protocol::entitlement::{
     ACCEPT, Authentication as Proof, JSON_CONTENT_TYPE, RELAY_CONTENT_TYPE, Request, TokenGrant, relay,
@@ -11,6 +11,7 @@ use simtide_protocol::second_layer::{Channel, RootKey, Side};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::http::{Cookies, HttpRequest, HttpResponse, Method};
+use super::names::Names;
 use super::settings::ClientSettings;
 use crate::authenticate::Authentication;
 
@@ -24,6 +25,11 @@ pub(super) struct EapRun {
     peer: Peer,
     cookies: Cookies,
     identity: String,
+    permanent: EapIdentity,
+    /// The run began with a name that the server had given out.
+    pub by_name: bool,
+    /// What is left of the names that it began with.
+    left: Names,
 }
 
 /// What goes on in a run.
@@ -47,19 +53,25 @@ pub(super) struct Access {
 }
 
 impl EapRun {
-    /// A new run for this subscriber, and its first request.
+    /// A new run for this subscriber, and its first request. It begins with the best of `names` that the settings allow;
+    /// they are used up by it.
     pub fn start(
         settings: &ClientSettings,
         imsi: Imsi,
         mnc_digits: u8,
+        mut names: Names,
         iv: [u8; 16],
         id: u32,
     ) -> (EapRun, HttpRequest) {
         let permanent = EapIdentity::root(&imsi, mnc_digits, settings.aka_prime);
-        let identities = Identities { permanent, pseudonym: None, reauth: None };
-        let peer = Peer::new(identities, false, false, iv, false);
+        let identities = names.identities(permanent.clone());
+        let by_name = identities.reauth.is_some() || identities.pseudonym.is_some();
+        // A protected success costs one more round, and only where the server offers it.
+        let peer = Peer::new(identities, true, true, iv, true);
         let identity = peer.identity().clone();
-        let run = EapRun { peer, cookies: Cookies::default(), identity: identity.as_str().to_owned() };
+        let text = identity.as_str().to_owned();
+        let run =
+            EapRun { peer, cookies: Cookies::default(), identity: text, permanent, by_name, left: names };
         let query = settings.request(Proof::Eap(identity)).to_query();
         (run, request(id, Method::Get, query, "", Vec::new()))
     }
@@ -101,24 +113,26 @@ impl EapRun {
         }
     }
 
-    /// The server has answered with a document: the keys, where the run came that far.
+    /// The server has answered with a document: the keys, where the run came that far, and the names for the next run.
     pub fn finish(
         self,
-        server_name: &str,
+        settings: &ClientSettings,
         imsi: Imsi,
         grant: Option<&TokenGrant>,
         now: EpochMs,
-    ) -> Option<Access> {
+    ) -> Option<(Access, Names)> {
         let outcome = self.peer.finish()?;
         let grant = grant?;
-        let root = RootKey::from_emsk(&outcome.keys.emsk, &self.identity, server_name);
+        let root = RootKey::from_emsk(&outcome.keys.emsk, &self.identity, &settings.server_name);
         let validity_s = grant.validity_s.unwrap_or(TOKEN_VALIDITY_S).min(TOKEN_VALIDITY_S_MAX);
-        Some(Access {
+        let names = self.left.after(settings, &self.permanent, outcome);
+        let access = Access {
             token: Zeroizing::new(grant.token.clone()),
             imsi,
             until: now.plus_s(i64::from(validity_s)),
             channel: Channel::new(&root, Side::Device),
-        })
+        };
+        Some((access, names))
     }
 }
 

@@ -18,6 +18,10 @@ pub struct ClientSettings {
     pub terminal_model: String,
     /// AKA' instead of AKA.
     pub aka_prime: bool,
+    /// Use pseudonyms that the server gives out: the IMSI travels the first time only.
+    pub pseudonyms: bool,
+    /// Use identities for fast re-authentication that the server gives out: the card is not asked then.
+    pub fast_reauthentication: bool,
     /// Time between two queries when nothing happens, in seconds; the server may ask for less.
     pub period_s: u32,
     /// Versions that the card is known to have.
@@ -34,6 +38,8 @@ impl ClientSettings {
             terminal_vendor: "SMTD".to_owned(),
             terminal_model: "device".to_owned(),
             aka_prime: false,
+            pseudonyms: false,
+            fast_reauthentication: false,
             period_s: 86_400,
             known: Known::default(),
         }

@@ -40,6 +40,12 @@ pub struct EntitlementArgs {
     /// Authenticate by AKA' instead of AKA
     #[arg(long, requires = "entitlement")]
     aka_prime: bool,
+    /// Use pseudonyms that the server gives out, in place of the IMSI
+    #[arg(long, requires = "entitlement")]
+    pseudonyms: bool,
+    /// Use identities for fast re-authentication that the server gives out: the card is not asked then
+    #[arg(long, requires = "entitlement")]
+    fast_reauthentication: bool,
 }
 
 /// The client module, where there is a server.
@@ -53,6 +59,8 @@ pub fn bearer(
     settings.app = args.entitlement_app;
     settings.period_s = args.entitlement_period_s;
     settings.aka_prime = args.aka_prime;
+    settings.pseudonyms = args.pseudonyms;
+    settings.fast_reauthentication = args.fast_reauthentication;
     let (queue, queues) = match &args.queue {
         Some(folder) => {
             let (file, queues) = QueueFile::open(folder)?;
