@@ -37,9 +37,17 @@ enum Answer {
     Error,
 }
 
-type Next = Arc<Mutex<Answer>>;
+/// What the peer does next, and what it holds: one subscriber without keys, once it is created.
+struct Peer {
+    next: Answer,
+    created: bool,
+    /// Orders since the test last looked.
+    orders: Vec<String>,
+}
 
-async fn play_ctrl(mut stream: TcpStream, next: Next) -> Option<()> {
+type Shared = Arc<Mutex<Peer>>;
+
+async fn play_ctrl(mut stream: TcpStream, peer: Shared) -> Option<()> {
     loop {
         let length = stream.read_u16().await.ok()?;
         let mut content = vec![0; usize::from(length) + 1];
@@ -53,12 +61,21 @@ async fn play_ctrl(mut stream: TcpStream, next: Next) -> Option<()> {
             _ if variable.ends_with("aud3g") && kind == "GET" => "none".to_owned(),
             _ => "OK".to_owned(),
         };
-        let good = format!("{kind}_REPLY {number} {variable} {value}");
-        let answer = std::mem::replace(&mut *next.lock().unwrap(), Answer::Well);
+        let mut good = format!("{kind}_REPLY {number} {variable} {value}");
+        let answer = {
+            let mut state = peer.lock().unwrap();
+            let answer = std::mem::replace(&mut state.next, Answer::Well);
+            state.orders.push(words.fold(variable.to_owned(), |order, word| order + " " + word));
+            let creates = variable == "subscriber.create" && !matches!(answer, Answer::Error);
+            if creates && std::mem::replace(&mut state.created, true) {
+                good = format!("ERROR {number} Subscriber already exists for IMSI = '{imsi}'");
+            }
+            answer
+        };
         let (texts, cut) = match answer {
             Answer::Well => (vec![good], false),
             Answer::AfterTrap => (vec!["TRAP 0 something 1".to_owned(), good], false),
-            Answer::OtherNumber => (vec![good.replacen(number, "999999", 1)], false),
+            Answer::OtherNumber => (vec![good.replacen(&format!(" {number} "), " 999999 ", 1)], false),
             Answer::OtherVariable => (vec![format!("{kind}_REPLY {number} other {value}")], false),
             Answer::Cut => (vec![good], true),
             Answer::Closed => return None,
@@ -90,8 +107,8 @@ async fn listen() -> (TcpListener, SocketAddr) {
 async fn bad_answers_by_ctrl_are_never_taken_and_the_next_attempt_ends_well() {
     let directory = tempfile::tempdir().unwrap();
     let (listener, ctrl) = listen().await;
-    let next: Next = Arc::new(Mutex::new(Answer::Well));
-    let peer = next.clone();
+    let shared = Arc::new(Mutex::new(Peer { next: Answer::Well, created: false, orders: Vec::new() }));
+    let peer = shared.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(play_ctrl(stream, peer.clone()));
@@ -114,10 +131,14 @@ async fn bad_answers_by_ctrl_are_never_taken_and_the_next_attempt_ends_well() {
         Answer::AfterTrap,
         Answer::Well,
     ] {
-        *next.lock().unwrap() = answer;
+        shared.lock().unwrap().next = answer;
         let result = register.reserve(ChangeId(1), card).await;
         match (answer, result) {
             (Answer::Well | Answer::AfterTrap, Ok(identity)) => {
+                let orders = std::mem::take(&mut shared.lock().unwrap().orders);
+                let shut = orders.iter().position(|order| order.ends_with("cs-enabled 0")).unwrap();
+                let keyed = orders.iter().position(|order| order.contains("aud3g milenage")).unwrap();
+                assert!(shut < keyed, "created by an attempt whose answer was lost, it would have access");
                 let before = keys.replace(identity.k.clone());
                 assert!(before.is_none_or(|before| before == identity.k));
             }

@@ -86,15 +86,13 @@ impl OsmoHlr {
             .as_ref()
             .ok_or_else(|| RegisterError::Invalid("the pool has no keys for the identity".to_owned()))?;
         let keys = keys_text(entry.algorithm, k, opc);
-        let is_new = match self.ctrl.set("subscriber.create", &imsi.to_string()).await? {
-            Reply::Value(_) => true,
-            Reply::Error(text) if text.contains("already exists") => {
-                self.must_be_ours(imsi, &keys).await?;
-                false
-            }
+        let has_keys = match self.ctrl.set("subscriber.create", &imsi.to_string()).await? {
+            Reply::Value(_) => false,
+            Reply::Error(text) if text.contains("already exists") => self.has_our_keys(imsi, &keys).await?,
             Reply::Error(text) => return Err(refused(&text)),
         };
-        if is_new {
+        // OsmoHLR creates with access. What has its keys has been through here, and may have been let in since.
+        if !has_keys {
             self.access(imsi, false).await?;
         }
         let number = entry.msisdn.map_or_else(|| "none".to_owned(), |number| number.to_string());
@@ -102,15 +100,18 @@ impl OsmoHlr {
         self.set(imsi, "aud3g", &keys).await
     }
 
-    /// "Exists" is the answer to a repeated request, or somebody else's subscriber.
-    async fn must_be_ours(&self, imsi: Imsi, keys: &str) -> Result<(), RegisterError> {
+    /// "Exists" is the answer to a repeated request, which may have ended before the keys, or somebody else's
+    /// subscriber.
+    async fn has_our_keys(&self, imsi: Imsi, keys: &str) -> Result<bool, RegisterError> {
         let found = match self.ctrl.read(&variable(imsi, "aud3g")).await? {
             Reply::Value(found) => found,
             Reply::Error(text) => return Err(refused(&text)),
         };
-        // An earlier attempt may have ended before the keys.
-        if *found == "none" || same_keys(&found, keys) {
-            return Ok(());
+        if *found == "none" {
+            return Ok(false);
+        }
+        if same_keys(&found, keys) {
+            return Ok(true);
         }
         let other =
             "the register has the identity with other keys: take it out of the pool, or out of the register";
