@@ -249,6 +249,42 @@ mod tests {
         (Channel::new(&root, Side::Server), Channel::new(&root, Side::Device))
     }
 
+    /// The example of docs/entitlement.md, computed by another implementation from the EMSK of RFC 9048, D, case 1; a
+    /// JOSE library opens the message.
+    #[test]
+    fn the_documented_example() {
+        let emsk: [u8; 64] = hex::decode(concat!(
+            "f861703cd775590e16c7679ea3874ada866311de290764d760cf76df647ea01c",
+            "313f69924bdd7650ca9bac141ea075c4ef9e8029c0e290cdbad5638b63bc23fb"
+        ))
+        .unwrap()
+        .try_into()
+        .unwrap();
+        let root = RootKey::from_emsk(&emsk, "0555444333222111", "AES.example");
+        assert_eq!(
+            hex::encode(root.down().0),
+            "a7c79c0ffdbda5580efbd2ae71cd66378ba02d0b2de5205fb12ada842dbbf23a"
+        );
+        assert_eq!(
+            hex::encode(root.up().0),
+            "6ab38bd174db89ca5d2fd542ea4b83425374476b752c8dfce602f1b850ebd677"
+        );
+        let mut device = Channel::new(&root, Side::Device);
+        assert_eq!(device.kid(), "QjAP6bLWTgqB");
+        let payload = br#"{"fetched":["00000000000000a1-1"]}"#;
+        let iv = std::array::from_fn(|place| place as u8);
+        let message = device.seal(iv, Content::Uplinks, payload).unwrap();
+        assert_eq!(
+            message,
+            concat!(
+                "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwia2lkIjoiUWpBUDZiTFdUZ3FCIiwic2VxIjoxLCJ0eXAiOiJ1cGxpbmtzIn0..",
+                "AAECAwQFBgcICQoL.uYuMtRUjuBOUJBLtX6aOM8DjuoOIASCJ04UO-NEQzbFeCg.G-L_ZdRX5TontciZ9OgPtA"
+            )
+        );
+        let mut server = Channel::new(&root, Side::Server);
+        assert_eq!(server.open(Content::Uplinks, &message).unwrap().as_slice(), payload);
+    }
+
     #[test]
     fn both_directions_open_at_the_other_end() {
         let (mut server, mut device) = pair(7);
