@@ -173,7 +173,14 @@ pub async fn list(
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Problem::bad_request(format!("limit must be 1 to {LIMIT_MAX}")));
     }
-    let filter = filter(&catalogue, caller.tenant, &query)?;
+    let mut filter = filter(&catalogue, caller.tenant, &query)?;
+    if let Some(own) = caller.operator {
+        if filter.operator.is_some_and(|wanted| wanted != own) {
+            return Ok(Json(CardList { cards: Vec::new(), next: None }));
+        }
+        // Pages are full of its own cards, however many there are of others.
+        filter.operator = Some(own);
+    }
     let own = catalogue.operators(caller.tenant).map(|(operator, _)| operator);
     let own: Vec<OperatorId> = own.filter(|operator| caller.acts_for(*operator)).collect();
     let (mut bucket, mut after) = place(query.after.as_deref(), core.store.buckets())?;

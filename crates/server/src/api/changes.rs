@@ -199,7 +199,13 @@ pub async fn create(
         let evidence = evidence(&caller, value.consent, api.platform.core.now())?;
         api.audit(&caller, "change.request", card, catalogue.operator_name(to)).await?;
         let wanted = Wanted { card, tenant: caller.tenant, to, evidence };
-        let kept = api.platform.changes.request(wanted).await?;
+        let kept = api.platform.changes.request(wanted).await.map_err(|refused| match refused {
+            // Which one it is, is the other operators' business.
+            RequestRefused::Refused(Refusal::Open(_)) if caller.operator.is_some() => {
+                Problem::conflict("a change of the card is open: try again after its end")
+            }
+            refused => refused.into(),
+        })?;
         Ok((StatusCode::ACCEPTED, view(&kept.change, &caller)))
     })
     .await
@@ -342,7 +348,12 @@ pub async fn attached(
     if value.card.is_some_and(|said| said != card) {
         return Err(Problem::conflict("the identity belongs to another card than the report says"));
     }
-    let change = api.platform.changes.seen(value.imsi, value.card, SeenBy::Register).await?;
+    let changes = &api.platform.changes;
+    let awaited = changes.open_of(card).await?.filter(|change| change.to.operator == operator.id.0);
+    if awaited.is_none() {
+        return Ok(Json(Reported { change: None }));
+    }
+    let change = changes.seen(value.imsi, value.card, SeenBy::Register).await?;
     Ok(Json(Reported { change: change.map(|change| change.id.to_string()) }))
 }
 

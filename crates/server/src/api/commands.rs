@@ -132,7 +132,12 @@ pub async fn show(
         Some(PacketKey { card: id, key_set: key_set.parse().ok()?, counter: counter.parse().ok()? })
     });
     let key = key.ok_or_else(|| Problem::bad_request("a command is named by key set and counter: 1-42"))?;
-    let packet = if owned { store.packet(key).await? } else { None };
+    let mut packet = if owned { store.packet(key).await? } else { None };
+    if caller.operator.is_some() {
+        // What was sent before the card came is the other operators'.
+        let latest = store.identities(id, 1).await?.first().and_then(|latest| latest.since);
+        packet = packet.filter(|packet| latest.is_none_or(|since| packet.at >= since));
+    }
     let mut view = packet_view(&packet.ok_or_else(|| Problem::not_found("the command"))?);
     view.answer = api.platform.answers.find(key).map(|answer| AnswerView {
         status: answer.status.code(),

@@ -31,6 +31,8 @@ pub async fn once<T: Serialize>(
             "Idempotency-Key must have 1 to {KEY_BYTES_MAX} visible ASCII characters"
         ))
     })?;
+    // Operators choose their keys without knowing of each other. No key has the separator.
+    let key = caller.operator.map_or_else(|| key.to_owned(), |operator| format!("{}\u{1F}{key}", operator.0));
     let mut hash = Sha256::new();
     for part in request {
         hash.update((part.len() as u64).to_be_bytes());
@@ -38,7 +40,7 @@ pub async fn once<T: Serialize>(
     }
     let request_hash: [u8; 32] = hash.finalize().into();
     let core = &api.platform.core;
-    if let Some(known) = core.store.idempotency(caller.tenant, key).await? {
+    if let Some(known) = core.store.idempotency(caller.tenant, &key).await? {
         if known.request_hash != request_hash {
             return Err(Problem::unprocessable(
                 "this Idempotency-Key was used for another request; use a new key for a new request",
@@ -50,7 +52,7 @@ pub async fn once<T: Serialize>(
     let body = serde_json::to_string(&answer).unwrap_or_default();
     let row = IdempotencyRow {
         tenant: caller.tenant,
-        key: key.to_owned(),
+        key,
         request_hash,
         status: status.as_u16(),
         body: body.clone(),

@@ -116,7 +116,7 @@ impl Drop for Hidden {
     }
 }
 
-/// An operator as shown.
+/// An operator as shown. To other operators: its name and codes, and nothing said of the rest.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OperatorView {
     /// By which it is addressed.
@@ -136,7 +136,7 @@ pub struct OperatorView {
     /// Its identities; empty: all that begin with MCC and MNC.
     #[schema(value_type = Vec<Object>)]
     pub imsi_ranges: Vec<ImsiRange>,
-    /// Its register; to others than itself and the service only that there is one.
+    /// Its register.
     #[schema(value_type = Option<Object>)]
     pub register: Option<RegisterSettings>,
     /// State of the register's pool, where it answers.
@@ -254,6 +254,9 @@ pub async fn put(
     }
     let before = known.and_then(|known| known.settings.as_deref());
     let settings = settings(&api, id, value, before)?;
+    if caller.operator.is_some() {
+        must_be_its_own(&settings, &before.cloned().unwrap_or_default())?;
+    }
     let same_code = catalogue.operator_by_code(caller.tenant, &settings.id_mno);
     if let Some(other) = same_code.filter(|other| other.id != id) {
         let detail = format!("operator {} has the code {} already", other.name, settings.id_mno);
@@ -371,6 +374,21 @@ pub(super) fn named<'c>(
     catalogue.operator_named(tenant, name).ok_or_else(|| Problem::not_found(&format!("the operator {name}")))
 }
 
+/// Refuses what only the service may change: an operator could take another one's identities for its own, or use what
+/// the platform holds for another one: files, databases, links.
+fn must_be_its_own(new: &OperatorSettings, before: &OperatorSettings) -> Result<(), Problem> {
+    let fields = [
+        ("id_mno", new.id_mno == before.id_mno),
+        ("mcc and mnc", new.plmn() == before.plmn()),
+        ("imsi_ranges", new.imsi_ranges == before.imsi_ranges),
+        ("register", new.register == before.register),
+        ("smpp_links", new.smpp_links == before.smpp_links),
+    ];
+    let Some((field, _)) = fields.into_iter().find(|(_, is_same)| !is_same) else { return Ok(()) };
+    let detail = format!("{field}: only the service changes it; send what it is now");
+    Err(Problem::new(StatusCode::FORBIDDEN, "not-allowed", detail))
+}
+
 /// Settings as kept, with the secrets sealed.
 fn settings(
     api: &Api,
@@ -463,8 +481,12 @@ async fn put_row(api: &Api, row: DirectoryRow) -> Result<(), Problem> {
 }
 
 fn view(operator: &Operator, own: bool) -> OperatorView {
-    let settings = operator.settings.as_deref().cloned().unwrap_or_default();
-    let callback = settings.callback.filter(|_| own);
+    let mut settings = operator.settings.as_deref().cloned().unwrap_or_default();
+    if !own {
+        let OperatorSettings { id_mno, display_name, mcc, mnc, .. } = settings;
+        settings = OperatorSettings { id_mno, display_name, mcc, mnc, ..OperatorSettings::default() };
+    }
+    let callback = settings.callback;
     OperatorView {
         name: operator.name.clone(),
         number: operator.id.0,
@@ -473,10 +495,10 @@ fn view(operator: &Operator, own: bool) -> OperatorView {
         display_name: settings.display_name,
         mcc: settings.mcc,
         mnc: settings.mnc,
-        imsi_ranges: if own { settings.imsi_ranges } else { Vec::new() },
-        register: settings.register.filter(|_| own),
+        imsi_ranges: settings.imsi_ranges,
+        register: settings.register,
         pool: None,
-        smpp_links: if own { settings.smpp_links } else { Vec::new() },
+        smpp_links: settings.smpp_links,
         consent: settings.consent,
         callback_secret_set: callback.as_ref().is_some_and(|callback| !callback.sealed_secret.is_empty()),
         callback_url: callback.map(|callback| callback.url),
@@ -484,8 +506,8 @@ fn view(operator: &Operator, own: bool) -> OperatorView {
         guarded_swap: settings.guarded_swap,
         eap_aka_counts_as_seen: settings.eap_aka_counts_as_seen,
         bearer: settings.bearer,
-        service_number: settings.service_number.filter(|_| own),
-        transport_key_set: own && !settings.sealed_transport_key.is_empty(),
-        files: if own { settings.files } else { BTreeMap::new() },
+        service_number: settings.service_number,
+        transport_key_set: !settings.sealed_transport_key.is_empty(),
+        files: settings.files,
     }
 }

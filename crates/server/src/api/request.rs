@@ -30,7 +30,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
         };
         let caller = api.tokens.caller(token.trim(), now).map_err(refused)?;
         let path = parts.uri.path();
-        if caller.operator.is_some() && !OPEN_TO_OPERATORS.iter().any(|open| path.starts_with(open)) {
+        if caller.operator.is_some() && !is_open_to_operators(path) {
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "not-allowed",
@@ -42,6 +42,11 @@ impl FromRequestParts<Arc<Api>> for Caller {
         }
         Ok(caller)
     }
+}
+
+fn is_open_to_operators(path: &str) -> bool {
+    let rest = OPEN_TO_OPERATORS.iter().filter_map(|open| path.strip_prefix(open));
+    rest.into_iter().any(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Caller {

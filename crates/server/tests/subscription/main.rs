@@ -8,6 +8,7 @@ mod crash;
 #[path = "../support/polling.rs"]
 mod polling;
 mod polls;
+mod sides;
 mod world;
 
 use reqwest::Method;
