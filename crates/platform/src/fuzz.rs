@@ -1,6 +1,8 @@
 //! Targets that take any bytes: none may panic, each checks what must always hold. Run by cargo-fuzz (see
 //! `fuzz/README.md`); their corpora are replayed by `tests/corpora.rs`.
 
+mod delivery;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use simtide_protocol::scp81::ScriptStatus;
 use crate::audience::{Audience, Filter};
 use crate::content::{Action, AppletDelete, Content, FileUpdate, HexBytes, OnFailure, Step};
 use crate::poll::{Command, Dialogue, Event, Offer, Opened, Work};
+
+pub use delivery::delivery_events;
 
 /// More events than any session of the content below takes.
 const EVENTS_MAX: usize = 256;

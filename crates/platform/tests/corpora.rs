@@ -7,5 +7,8 @@ mod replay;
 
 use simtide_platform::fuzz;
 
-const TARGETS: replay::Targets =
-    &[("poll_answers", fuzz::poll_answers), ("audience_filter", fuzz::audience_filter)];
+const TARGETS: replay::Targets = &[
+    ("poll_answers", fuzz::poll_answers),
+    ("audience_filter", fuzz::audience_filter),
+    ("delivery_events", fuzz::delivery_events),
+];

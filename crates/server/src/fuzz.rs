@@ -3,6 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use simtide_platform::content::Content;
+use simtide_platform::delivery::{PORTIONS_MAX, is_strong, pack};
+use simtide_protocol::profile::Profile;
+
 use crate::smpp::link::{Command, Input, Machine};
 use crate::smpp::{Connection, LinkConfig, LinkEvent, Submit};
 
@@ -34,6 +38,22 @@ pub fn smpp_link(data: &[u8]) {
         run.collect();
     }
     run.finish();
+}
+
+/// The content of a delivery, as JSON. What can be packed for a card is packets of a size that is allowed, protected as
+/// a delivery must be, each step with the marks that polls look for unless it may run twice.
+pub fn delivery_content(data: &[u8]) {
+    let Ok(content) = serde_json::from_slice::<Content>(data) else { return };
+    let profile = Profile::standard();
+    for limit in [256, 1_024, 4_000] {
+        let Ok(portions) = pack(&content, &profile, 0x8000_0001, limit) else { continue };
+        assert!((1..=PORTIONS_MAX).contains(&portions.len()));
+        for portion in &portions {
+            assert!(is_strong(portion.spi.to_be_bytes().into()) && portion.commands > 0);
+            assert!(!portion.data.0.is_empty() && portion.handed.is_none());
+        }
+        assert!(portions.is_sorted_by_key(|portion| portion.step), "in the order of the steps");
+    }
 }
 
 struct Run {

@@ -9,6 +9,7 @@ use simtide_server::{fuzz, registers};
 
 const TARGETS: replay::Targets = &[
     ("smpp_link", fuzz::smpp_link),
+    ("delivery_content", fuzz::delivery_content),
     ("register_gateway", registers::fuzz::register_gateway),
     ("register_ctrl", registers::fuzz::register_ctrl),
     ("register_rest", registers::fuzz::register_rest),
