@@ -4,10 +4,9 @@
 use proptest::prelude::*;
 use simtide_platform::subscription::{ConsentRule, State};
 
-use crate::card::Mood;
 use crate::play;
 use crate::register::Fault;
-use crate::scenarios::{Air, Scenario};
+use crate::scenarios::{Air, Parts, Scenario, User};
 use crate::world::{DAY_MS, HOUR_MS};
 
 fn air() -> impl Strategy<Value = Vec<Air>> {
@@ -20,14 +19,23 @@ fn air() -> impl Strategy<Value = Vec<Air>> {
     proptest::collection::vec(one, 1..6)
 }
 
-fn mood() -> impl Strategy<Value = Mood> {
+fn user() -> impl Strategy<Value = User> {
     prop_oneof![
-        6 => Just(Mood::Good),
-        1 => Just(Mood::UserNo),
-        1 => (0..2 * DAY_MS).prop_map(Mood::Thinks),
-        1 => Just(Mood::ThinksAndReset),
-        1 => Just(Mood::BusyOnce),
-        1 => Just(Mood::WrongCode),
+        6 => Just(User::NotAsked),
+        1 => Just(User::No),
+        1 => (0..18 * HOUR_MS).prop_map(User::Yes),
+        1 => Just(User::SwitchesOff),
+        1 => Just(User::Silent),
+    ]
+}
+
+fn parts() -> impl Strategy<Value = Parts> {
+    prop_oneof![
+        4 => Just(Parts::InOrder),
+        1 => Just(Parts::Reversed),
+        1 => (0..3_usize).prop_map(Parts::Without),
+        1 => (0..3_usize, 0..3 * DAY_MS).prop_map(|(part, by)| Parts::Twice(part, by)),
+        1 => (0..3_usize, 0..3 * DAY_MS).prop_map(|(part, by)| Parts::Late(part, by)),
     ]
 }
 
@@ -37,25 +45,29 @@ fn scenario() -> impl Strategy<Value = Scenario> {
     let times = (0..2 * DAY_MS, 0..5 * DAY_MS, 2_000..2 * DAY_MS, 0..2 * DAY_MS, 0..8 * HOUR_MS);
     let verbs = (proptest::option::of(0..3 * DAY_MS), proptest::option::of(0..3 * DAY_MS));
     let flags = (any::<bool>(), any::<bool>(), 0_u32..4);
-    (consent, mood(), air(), air(), air(), times, verbs, flags).prop_map(
-        |(consent, mood, messages, fences, proofs, times, verbs, flags)| {
-            let (off_at, off_for, reset_ms, shut_until_ms, busy_until_ms) = times;
-            let (guarded, forgets_commit, notices_lost) = flags;
+    let users = (user(), parts(), proptest::option::of(0..3 * DAY_MS));
+    (consent, users, air(), air(), air(), times, verbs, flags).prop_map(
+        |(consent, users, messages, fences, proofs, times, verbs, flags)| {
+            let (off_at, off_for, sending_ms, shut_until_ms, busy_until_ms) = times;
+            let (guarded, unchallenged, notices_lost) = flags;
+            let (user, parts, moves_at) = users;
             Scenario {
                 consent,
-                mood,
+                user,
+                parts,
+                moves_at,
                 messages,
                 fences,
                 proofs,
                 off: Some((off_at, off_at + off_for)),
-                reset_ms,
+                sending_ms,
                 shut_until_ms,
                 busy_until_ms,
                 cancel_at: verbs.0,
                 resolve_at: verbs.1,
                 notices_lost,
                 guarded,
-                forgets_commit: guarded && forgets_commit,
+                unchallenged: guarded && unchallenged,
                 end: None,
                 ..Scenario::new("random", State::Done)
             }
@@ -73,6 +85,6 @@ proptest! {
         crashes in proptest::collection::vec(1_u32..200, 0..4),
     ) {
         let fault = fault.map(|place| Fault::all()[place]);
-        play(&scenario, fault, &crashes);
+        play(&scenario, fault, &crashes, None);
     }
 }

@@ -4,27 +4,33 @@
 //! steps the process may end.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::LazyLock;
 
+use simtide_device::{Event as DeviceEvent, UserAction};
 use simtide_platform::subscription::{
-    CardSays, Change, Command, Event, Evidence, Notice, PacketKind, Request, Side, State, Terms, Verb, Way,
+    Bearer, Change, Command, Event, Evidence, Notice, PacketKind, Request, Side, State, Terms, Verb, Way,
 };
 use simtide_protocol::ids::{CardId, ChangeId, EpochMs, Iccid, Imsi};
+use simtide_protocol::sms::{Limits, Reassembly};
 
-use crate::card::{Card, Mood};
+use crate::phone::{Cut, Out, Phone};
 use crate::register::{Fault, Register};
-use crate::scenarios::{Air, Scenario};
+use crate::scenarios::{Scenario, User};
 
 pub const MINUTE_MS: i64 = 60_000;
 pub const HOUR_MS: i64 = 60 * MINUTE_MS;
 pub const DAY_MS: i64 = 24 * HOUR_MS;
 const STEPS_MAX: u32 = 20_000;
+const BEGAN_AT: i64 = 1_000_000;
 
 pub fn imsi_1() -> Imsi {
-    "001010000000001".parse().unwrap()
+    static IMSI: LazyLock<Imsi> = LazyLock::new(|| "001010000000001".parse().unwrap());
+    *IMSI
 }
 
 pub fn imsi_2() -> Imsi {
-    "001020000000001".parse().unwrap()
+    static IMSI: LazyLock<Imsi> = LazyLock::new(|| "001020000000001".parse().unwrap());
+    *IMSI
 }
 
 pub fn foreign_imsi() -> Imsi {
@@ -38,7 +44,7 @@ pub fn card_id() -> CardId {
 pub const CHANGE: ChangeId = ChangeId(0x0102_0304_0506_0708);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RowState {
+pub enum RowState {
     Queued,
     Submitted,
     Lost,
@@ -50,7 +56,7 @@ enum RowState {
 #[derive(Debug, Clone)]
 pub struct Row {
     pub kind: PacketKind,
-    state: RowState,
+    pub state: RowState,
     deadline: i64,
 }
 
@@ -63,20 +69,23 @@ impl Row {
 /// What happens outside, at its time.
 #[derive(Debug, Clone)]
 pub enum Happening {
-    Packet {
-        counter: u64,
-        kind: PacketKind,
+    /// A short message reaches the phone.
+    Message(Vec<u8>),
+    /// One of the phone's reaches the platform.
+    Said(Vec<u8>),
+    /// The network has taken a message of the phone, or not.
+    Outcome {
+        reference: u32,
+        accepted: bool,
     },
-    Proof {
-        counter: u64,
-        kind: PacketKind,
-        says: CardSays,
-    },
-    Report(CardSays),
-    UserAgrees,
-    Reset,
-    Attach,
-    GuardEnds,
+    /// The network answers a device that wants to be let in.
+    Attach(Imsi),
+    User(UserAction),
+    PowerOff,
+    PowerOn,
+    /// The card goes into another device.
+    Moves,
+    Attack,
     Consent(bool),
     /// A request that a network kept back.
     Late(Verb, Imsi),
@@ -109,24 +118,46 @@ pub struct World {
     pub scenario: Scenario,
     pub(super) fault: Option<Fault>,
     pub(super) fault_used: bool,
-    now: i64,
+    pub(super) now: i64,
     // What lasts.
     body: Vec<u8>,
     pub(super) sealed: Option<Imsi>,
     pub(super) rows: BTreeMap<u64, Row>,
     counter: u64,
+    /// Highest counter of what the card has said by itself.
+    pub(super) uplink_counter: u64,
     pub operator: u8,
     // What a crash loses.
     pub(super) results: VecDeque<Event>,
     effects: VecDeque<Effect>,
+    pub(super) reassembly: Reassembly<()>,
     // Outside.
     agenda: BTreeMap<(i64, u32), Happening>,
     sequence: u32,
-    pub card: Card,
+    pub phone: Phone,
+    /// Whose identity was last read from the card, and of which version of it.
+    pub found: u8,
+    found_of: (usize, u32, bool),
+    pub(super) resets_found: u32,
+    /// The last sequence number of a challenge; both registers and the test count on.
+    sequence_number: u64,
+    /// Messages for a phone that is off.
+    pub(super) waiting: Vec<Vec<u8>>,
+    /// Messages that were handed to the phone and are not reported.
+    pub(super) handed: BTreeMap<u64, Vec<u8>>,
+    pub(super) messages: u64,
+    pub(super) refused: u32,
+    pub(super) questions: u32,
+    /// Every packet that has left, as short messages.
+    pub(super) on_air: BTreeMap<u64, Vec<Vec<u8>>>,
+    /// Every message of the phone.
+    pub(super) said: Vec<Vec<u8>>,
+    /// Messages of the phone that its network took.
+    pub(super) submits: u32,
     pub first: Register,
     pub second: Register,
     pub(super) transmitted: Vec<(u64, PacketKind)>,
-    proofs_sent: usize,
+    pub(super) proofs_sent: usize,
     consent_asked: bool,
     notices_lost: u32,
     /// Points passed at which the process may end.
@@ -139,22 +170,40 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(scenario: &Scenario, fault: Option<Fault>, crashes: &[u32]) -> World {
+    pub fn new(scenario: &Scenario, fault: Option<Fault>, crashes: &[u32], cut: Option<Cut>) -> World {
+        let answer_within_s = match scenario.user {
+            User::Yes(_) => u16::MAX,
+            _ => 60,
+        };
         let mut world = World {
             scenario: scenario.clone(),
             fault,
             fault_used: false,
-            now: 1_000_000,
+            now: BEGAN_AT,
             body: Vec::new(),
             sealed: None,
             rows: BTreeMap::new(),
             counter: 10,
+            uplink_counter: 0,
             operator: 1,
             results: VecDeque::new(),
             effects: VecDeque::new(),
+            reassembly: Reassembly::new(Limits::PLATFORM),
             agenda: BTreeMap::new(),
             sequence: 0,
-            card: Card::new(scenario.mood, scenario.guarded),
+            phone: Phone::new(scenario.kind, answer_within_s, cut),
+            found: 1,
+            found_of: Default::default(),
+            resets_found: 0,
+            sequence_number: 0,
+            waiting: Vec::new(),
+            handed: BTreeMap::new(),
+            messages: 0,
+            refused: 0,
+            questions: 0,
+            on_air: BTreeMap::new(),
+            said: Vec::new(),
+            submits: 0,
             first: Register::default(),
             second: Register::default(),
             transmitted: Vec::new(),
@@ -167,15 +216,70 @@ impl World {
             change: None,
             trail: Vec::new(),
         };
-        let here = crate::register::Entry { change: None, access: true, attached: true };
+        let here = crate::register::Entry { change: None, access: true, attached: false };
         world.first.entries.insert(imsi_1(), here);
-        for (at, what) in [(scenario.cancel_at, Happening::Cancel), (scenario.resolve_at, Happening::Resolve)]
-        {
+        world.opens();
+        world
+    }
+
+    /// The phone is switched on and in network 1, and what is to come has its time.
+    fn opens(&mut self) {
+        self.device(DeviceEvent::PowerOn);
+        if self.phone.is_on() {
+            self.agenda.clear();
+            let _ = self.happens(Happening::Attach(imsi_1()));
+        }
+        if self.scenario.locked {
+            let attempts = u64::from(crate::phone::profile().personalization.attempts);
+            (1..=attempts).for_each(|turn| self.hears_a_wrong_code(turn));
+        }
+        let scenario = self.scenario.clone();
+        let times = [
+            (scenario.cancel_at, Happening::Cancel),
+            (scenario.resolve_at, Happening::Resolve),
+            (scenario.moves_at, Happening::Moves),
+            (scenario.off.map(|(from, _)| from), Happening::PowerOff),
+            (scenario.off.map(|(_, to)| to), Happening::PowerOn),
+        ];
+        for (at, what) in times {
             if let Some(at) = at {
-                world.later(at, what);
+                self.later(at, what);
             }
         }
-        world
+        for at in scenario.attacks_at {
+            self.later(*at, Happening::Attack);
+        }
+    }
+
+    /// Before the change: a message of another one, under a wrong code.
+    fn hears_a_wrong_code(&mut self, turn: u64) {
+        for tpdu in crate::air::wrong_code(90 + turn, turn) {
+            self.phone.handle(self.now, DeviceEvent::Sms { id: 0, service_center: "+43660".into(), tpdu });
+        }
+        while let Some(out) = self.phone.out.pop_front() {
+            if let Out::Submit { reference, .. } = out {
+                self.phone.handle(self.now, DeviceEvent::SubmitOutcome { reference, accepted: true });
+            }
+        }
+    }
+
+    pub(super) fn began_at(&self) -> i64 {
+        BEGAN_AT
+    }
+
+    /// A sequence number above all before; the next one is free too.
+    pub(super) fn next_sequence(&mut self) -> u64 {
+        self.sequence_number += 2;
+        self.sequence_number
+    }
+
+    /// Reads the card again, where anything has happened to it.
+    pub(super) fn look(&mut self) {
+        if self.phone.version() != self.found_of {
+            let sequence = self.next_sequence();
+            self.found = self.phone.whole_identity(sequence, self.scenario.guarded);
+            self.found_of = self.phone.version();
+        }
     }
 
     pub fn change(&self) -> &Change {
@@ -185,8 +289,10 @@ impl World {
     /// From the request to the end of everything that can still happen.
     pub fn run(&mut self) {
         let mut begun = false;
-        // A register that fails for ever only makes it longer.
-        let days = if self.fault.is_some_and(|fault| fault.always) { 6 } else { 30 };
+        // A register that fails or keeps silent for ever only makes it longer, unless it is to take identity 2 back.
+        let fails_for_ever =
+            self.fault.is_some_and(|fault| fault.always && fault.verb != Some(Verb::Release));
+        let days = if self.scenario.blind || fails_for_ever { 6 } else { 30 };
         let end = self.now + days * DAY_MS;
         for _ in 0..STEPS_MAX {
             let step = if begun { self.step(end) } else { self.begin().map(|()| true) };
@@ -215,9 +321,10 @@ impl World {
             terms: Terms {
                 consent: self.scenario.consent,
                 consent_within_s: 24 * 3_600,
-                ask_user: false,
+                ask_user: self.scenario.asks_user(),
                 guard_s: self.scenario.guarded.then_some(900),
                 eap_aka_counts_as_seen: false,
+                bearer: Bearer::Sms,
             },
             evidence: Evidence {
                 agreed_at: EpochMs(self.now),
@@ -232,7 +339,7 @@ impl World {
         self.commit(change, commands, None)
     }
 
-    fn point(&mut self) -> Result<(), Crash> {
+    pub(super) fn point(&mut self) -> Result<(), Crash> {
         self.points += 1;
         if self.crashes.contains(&self.points) {
             self.trail.push(Trace::Crash(self.now));
@@ -265,9 +372,14 @@ impl World {
         }
         let due = self.change().due().map(|due| due.0.max(self.now));
         let happening = self.agenda.keys().next().copied();
+        if due.is_none() && happening.is_none() {
+            // Nothing but the device's own timers.
+            return Ok(false);
+        }
         let row = self.rows.iter().filter(|(_, row)| row.state == RowState::Submitted);
         let deadline = row.map(|(counter, row)| (row.deadline.max(self.now), *counter)).min();
-        let times = [due, happening.map(|(at, _)| at), deadline.map(|(at, _)| at)];
+        let device = self.phone.device.next_deadline().map(|due| due.0.max(self.now));
+        let times = [due, happening.map(|(at, _)| at), deadline.map(|(at, _)| at), device];
         let Some(next) = times.into_iter().flatten().min().filter(|next| *next < end) else {
             return Ok(false);
         };
@@ -280,13 +392,15 @@ impl World {
         } else if let Some((_, counter)) = deadline.filter(|(at, _)| *at == next) {
             let kind = self.rows[&counter].kind;
             self.event(Event::Lost { kind, counter }, Some((counter, RowState::Lost)))?;
+        } else if device == Some(next) {
+            self.device(DeviceEvent::Deadline);
         } else {
             self.event(Event::Tick, None)?;
         }
         Ok(true)
     }
 
-    fn event(&mut self, event: Event, row: Option<(u64, RowState)>) -> Result<(), Crash> {
+    pub(super) fn event(&mut self, event: Event, row: Option<(u64, RowState)>) -> Result<(), Crash> {
         let mut change = self.change().clone();
         let before = change.state;
         let commands = change.handle(EpochMs(self.now), event.clone());
@@ -342,7 +456,7 @@ impl World {
     }
 
     fn reserve(&mut self, kind: PacketKind, validity_s: u32, effects: &mut Vec<Effect>) -> Event {
-        let is_busy = self.now < 1_000_000 + self.scenario.busy_until_ms;
+        let is_busy = self.now < BEGAN_AT + self.scenario.busy_until_ms;
         if is_busy || self.rows.values().any(Row::is_open) {
             return Event::NotQueued { kind };
         }
@@ -356,6 +470,7 @@ impl World {
     fn restart(&mut self) {
         self.results.clear();
         self.effects.clear();
+        self.reassembly = Reassembly::new(Limits::PLATFORM);
         for (counter, row) in &self.rows {
             if row.state == RowState::Queued {
                 self.effects.push_back(Effect::Transmit(*counter));
@@ -372,37 +487,6 @@ impl World {
             });
         }
         self.results.push_back(Event::Restarted);
-    }
-
-    /// The message leaves; then its row says so. A crash in between sends it twice.
-    fn transmit(&mut self, counter: u64) -> Result<(), Crash> {
-        let Some(row) = self.rows.get(&counter).filter(|row| row.state == RowState::Queued) else {
-            return Ok(());
-        };
-        let kind = row.kind;
-        let rules = match kind {
-            PacketKind::Personalization => &self.scenario.messages,
-            PacketKind::Fence => &self.scenario.fences,
-        };
-        let sent_before = self.transmitted.iter().filter(|(_, sent)| *sent == kind).count();
-        let rule = *rules.get(sent_before).or(rules.last()).unwrap();
-        self.transmitted.push((counter, kind));
-        let packet = Happening::Packet { counter, kind };
-        match rule {
-            Air::Arrives => self.later(5_000, packet),
-            Air::Lost => {}
-            Air::Late(by) => self.later(5_000 + by, packet),
-            Air::Twice(by) => {
-                self.later(5_000, packet.clone());
-                self.later(5_000 + by, packet);
-            }
-        }
-        self.check();
-        self.point()?;
-        if let Some(row) = self.rows.get_mut(&counter).filter(|row| row.state == RowState::Queued) {
-            row.state = RowState::Submitted;
-        }
-        Ok(())
     }
 
     fn perform(&mut self, command: Command) {
@@ -430,110 +514,12 @@ impl World {
             Command::Release(imsi) => self.ask(Verb::Release, imsi),
             Command::Watch(imsi) => self.watch(imsi),
             Command::ForgetAliases { imsi, .. } => {
-                let has = if self.card.identity == 1 { imsi_1() } else { imsi_2() };
+                let has = self.card_imsi();
                 assert_ne!(imsi, has, "the card's own alias is let go of: {:?}", self.trail);
             }
             Command::Tell(_) | Command::Alarm(_) => {}
             Command::SendPersonalization { .. } | Command::Fence { .. } | Command::Adopt(_) => {
                 panic!("{command:?} belongs into the commit")
-            }
-        }
-    }
-
-    fn happens(&mut self, what: Happening) -> Result<(), Crash> {
-        let off = self.scenario.off.map(|(from, to)| (1_000_000 + from, 1_000_000 + to));
-        let is_device = !matches!(
-            what,
-            Happening::Consent(_)
-                | Happening::Late(..)
-                | Happening::Cancel
-                | Happening::Resolve
-                | Happening::Proof { .. }
-                | Happening::Report(_)
-        );
-        if let Some((_, on)) = off.filter(|(from, to)| is_device && (*from..*to).contains(&self.now)) {
-            self.later(on - self.now, what);
-            return Ok(());
-        }
-        match what {
-            Happening::Packet { counter, kind } => self.card_gets(counter, kind),
-            Happening::Proof { counter, kind, says } => {
-                return self.event(Event::Proof { kind, counter, says }, Some((counter, RowState::Proven)));
-            }
-            Happening::Report(says) => return self.event(Event::Report(says), None),
-            Happening::Consent(granted) => return self.event(Event::Consent { granted }, None),
-            Happening::Cancel => return self.event(Event::Cancel, None),
-            Happening::Resolve => return self.event(Event::Resolve, None),
-            Happening::Late(verb, imsi) => drop(self.carry_out(verb, imsi)),
-            Happening::UserAgrees => {
-                if self.card.agreed() {
-                    self.later(self.scenario.reset_ms, Happening::Reset);
-                }
-            }
-            Happening::Reset => {
-                let was = self.card.identity;
-                self.card.reset();
-                if was != self.card.identity {
-                    self.later(5_000, Happening::Attach);
-                    if self.scenario.guarded {
-                        self.later(900_000, Happening::GuardEnds);
-                    }
-                }
-            }
-            Happening::Attach => self.attach(),
-            Happening::GuardEnds => {
-                if let Some(says) = self.card.guard_ends() {
-                    self.later(5_000, Happening::Attach);
-                    self.proof_leaves(Happening::Report(says));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn card_gets(&mut self, counter: u64, kind: PacketKind) {
-        let reply = self.card.packet(counter, kind);
-        self.proof_leaves(Happening::Proof { counter, kind, says: reply.says });
-        if reply.reset {
-            self.later(self.scenario.reset_ms, Happening::Reset);
-        }
-        match self.scenario.mood {
-            Mood::Thinks(ms) if reply.says == CardSays::Asking => self.later(ms, Happening::UserAgrees),
-            Mood::ThinksAndReset if reply.says == CardSays::Asking => {
-                self.later(2 * HOUR_MS, Happening::Reset);
-            }
-            _ => {}
-        }
-    }
-
-    fn attach(&mut self) {
-        let is_shut = self.now < 1_000_000 + self.scenario.shut_until_ms;
-        if self.card.identity == 1 {
-            self.first.attach(imsi_1());
-        } else if !is_shut && self.second.accepts(imsi_2()) {
-            self.second.attach(imsi_2());
-            if !self.scenario.forgets_commit
-                && let Some(says) = self.card.authenticated()
-            {
-                self.proof_leaves(Happening::Report(says));
-            }
-        } else {
-            // The device tries again as long as it is not let in.
-            self.later(10 * MINUTE_MS, Happening::Attach);
-        }
-    }
-
-    fn proof_leaves(&mut self, proof: Happening) {
-        let rules = &self.scenario.proofs;
-        let rule = *rules.get(self.proofs_sent).or(rules.last()).unwrap();
-        self.proofs_sent += 1;
-        match rule {
-            Air::Arrives => self.later(3_000, proof),
-            Air::Lost => {}
-            Air::Late(by) => self.later(3_000 + by, proof),
-            Air::Twice(by) => {
-                self.later(3_000, proof.clone());
-                self.later(3_000 + by, proof);
             }
         }
     }
