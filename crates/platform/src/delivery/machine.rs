@@ -4,6 +4,7 @@ mod answers;
 
 use serde::{Deserialize, Serialize};
 use simtide_protocol::ids::{CardId, DeliveryId, EpochMs};
+use simtide_protocol::poll_date::MarkFile;
 
 use super::bearer::{Bearer, Bearers, Presence, Settings, Urgency, order};
 use super::milestone::{Milestone, Milestones};
@@ -23,6 +24,7 @@ const BLOCKED_PAUSE_S: i64 = 30;
 /// | Sent: a packet is reserved and may be on its way by some bearer | Failed, Look, Asked, Fetched; Proof; PollOpened (where D2 allows); limit, Cancel | Sent (next bearer, the same bytes), Fetched; Requested (next packet), Proven, Refused; Polling; Unproven, Cancelled |
 /// | Fetched: it lies in the device's queue, on its disk | as Sent, but no poll replaces it | as Sent |
 /// | Polling: a poll runs it | PollEnded | Proven, Refused, Requested (by poll only where a mark decides) |
+/// | Sent, Fetched, asked for the mark | Marked | Requested (the same packet once more, or the next one), Proven, Refused |
 /// | Unproven: the limit came, a copy had left, nobody knows | Proof | Proven, Refused |
 /// | Proven, Refused, Expired, Cancelled | anything | the same: success absorbs |
 ///
@@ -145,6 +147,9 @@ pub struct UnderWay {
     pub sms_until: Option<EpochMs>,
     /// It was handed to an authenticated session of the card.
     pub ip_copy: bool,
+    /// The card has said that it had it before: no copy can have an effect any more, and one may have had it.
+    #[serde(default)]
+    pub had_before: bool,
 }
 
 /// The machine of one delivery. Its JSON is the body of its case.
@@ -181,6 +186,12 @@ pub struct Delivery {
     pub tried: Bearers,
     /// Rounds that are over.
     pub rounds: u8,
+    /// The answer to the portion in turn is lost: its mark is asked for, before anything else is sent.
+    #[serde(default)]
+    pub asking: bool,
+    /// How often in a row the card has said that it had a counter before.
+    #[serde(default)]
+    pub counters_low: u8,
     /// The portion under way undoes the one before it, which failed with this answer.
     pub undoing: Option<ScriptAnswer>,
     /// What has happened.
@@ -218,6 +229,13 @@ pub enum Event {
         by: Bearer,
         /// What it says.
         answer: ScriptAnswer,
+    },
+    /// The card's answer to what [`Delivery::sending`] gave while [`Delivery::asking`]: the mark, if that can be read.
+    Marked {
+        /// What brought it.
+        by: Bearer,
+        /// The mark.
+        mark: Option<MarkFile>,
     },
     /// The card has opened a poll, which executes the content if [`Delivery::may_poll`].
     PollOpened,
@@ -289,6 +307,8 @@ impl Delivery {
             turn: None,
             tried: Bearers::NONE,
             rounds: 0,
+            asking: false,
+            counters_low: 0,
             undoing: None,
             milestones,
         }
@@ -307,6 +327,15 @@ impl Delivery {
     /// The portion that is next or under way.
     pub fn portion(&self) -> Option<&Portion> {
         self.portions.get(usize::from(self.place))
+    }
+
+    /// What the next packet carries, or the one under way does: the portion, or the question what became of it.
+    pub fn sending(&self) -> Option<&Portion> {
+        let portion = self.portion()?;
+        match &portion.marks {
+            Some(marks) if self.asking => Some(&marks.question),
+            _ => Some(portion),
+        }
     }
 
     /// Whether a poll may execute the content now. It replaces copies only where none of them can have its effect
@@ -344,6 +373,7 @@ impl Delivery {
             (state, _) if !state.is_open() => Vec::new(),
             (_, Event::Cancel) => self.close(now, State::Cancelled),
             (_, Event::Proof { by, answer }) => self.proof(now, by, answer, presence, settings),
+            (_, Event::Marked { by, mark }) => self.marked(now, by, mark, presence, settings),
             (_, Event::PollEnded { outcome }) => self.polled(now, outcome, presence, settings),
             (State::Polling, _) => Vec::new(),
             (_, Event::Look) => self.look(now, presence, settings),
@@ -369,6 +399,7 @@ impl Delivery {
                 }
                 self.state = State::Polling;
                 self.place = 0;
+                self.asking = false;
                 self.turn = None;
                 self.milestones.add(now, Milestone::SentBy { bearer: Bearer::Poll });
                 self.under_way.take().map(|_| Command::Abandon).into_iter().collect()
@@ -380,6 +411,9 @@ impl Delivery {
     fn look(&mut self, now: EpochMs, presence: &Presence, settings: &Settings) -> Vec<Command> {
         if now >= self.limit {
             return self.at_limit(now);
+        }
+        if self.is_answer_lost(now) {
+            return self.answer_lost(now, Bearer::Sms, presence, settings);
         }
         if let Some((_, until)) = self.turn.filter(|(_, until)| *until > now) {
             return self.wake(until);
@@ -442,12 +476,13 @@ impl Delivery {
             return Vec::new();
         }
         self.under_way = Some(UnderWay {
-            key_set: self.portion().map_or(0, |portion| portion.key_set),
+            key_set: self.sending().map_or(0, |portion| portion.key_set),
             counter_before: 0,
             counter: None,
             sms_copies: 0,
             sms_until: None,
             ip_copy: false,
+            had_before: false,
         });
         self.state = State::Sent;
         vec![Command::Reserve]
@@ -473,7 +508,8 @@ impl Delivery {
             return self.at_limit(now);
         }
         let device_has_it = self.turn.is_some_and(|(bearer, until)| bearer == Bearer::Ip && until > now);
-        if self.state == State::Fetched && device_has_it {
+        let had_before = self.under_way.as_ref().is_some_and(|packet| packet.had_before);
+        if had_before || (self.state == State::Fetched && device_has_it) {
             return Vec::new();
         }
         let mut commands = self.reserve();
@@ -553,7 +589,7 @@ impl Delivery {
         /// User data of a single message and of a part of several, without their headers.
         const SINGLE_BYTES: usize = 137;
         const PART_BYTES: usize = 134;
-        let size = self.portion().map_or(0, |portion| match portion.handed {
+        let size = self.sending().map_or(0, |portion| match portion.handed {
             Some(handed) => usize::from(handed.bytes),
             None => portion.data.0.len() + OVERHEAD_BYTES,
         });

@@ -14,6 +14,6 @@ pub use bearer::{Bearer, Bearers, Presence, Settings, Urgency, order};
 pub use machine::{Cause, Command, Delivery, Event, Polled, State, UnderWay, Wish};
 pub use milestone::{MILESTONES_MAX, Milestone, Milestones};
 pub use packet::{Blocked, Change, Evidence, PARTS_MAX, Packet, PacketState, Purpose, fenced_by, may_send};
-pub use packing::{Handed, PORTIONS_MAX, PackError, Portion, PortionFailing, is_strong, pack, script};
+pub use packing::{Handed, Marks, PORTIONS_MAX, PackError, Portion, PortionFailing, is_strong, pack, script};
 pub use status::ScriptAnswer;
 pub use waiting::{Available, Known, Waiting, compare_versions, has_all, versions_on, waiting};

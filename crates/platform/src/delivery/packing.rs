@@ -1,14 +1,16 @@
 //! From steps to the plain secured data of packets: compact scripts for one application each.
 
+use std::sync::Arc;
+
 use simtide_protocol::apdu::{ApduError, Command};
 use simtide_protocol::ids::Tar;
 use simtide_protocol::poll_date::MarkPhase;
-use simtide_protocol::profile::{ApplicationKind, Profile};
+use simtide_protocol::profile::{Application, ApplicationKind, Profile};
 use simtide_protocol::scp80::{CounterMode, Integrity, PorRequest, Spi};
 use simtide_protocol::script::{ScriptError, compact};
 
 use crate::content::{Content, ContentError, Failing, HexBytes, PreparedStep, RESERVED_BYTES};
-use crate::poll::mark_script;
+use crate::poll::{mark_reading, mark_script};
 
 /// Packets of one delivery at most.
 pub const PORTIONS_MAX: usize = 256;
@@ -36,6 +38,17 @@ pub struct Portion {
     pub failing: PortionFailing,
     /// It was handed in sealed: what is in it is not known here.
     pub handed: Option<Handed>,
+    /// How to find out what became of it where its answer is lost; `None`: it may be sent once more, or nothing tells.
+    pub marks: Option<Arc<Marks>>,
+}
+
+/// The marks of a content that is not repeatable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marks {
+    /// What they carry as their campaign.
+    pub number: u32,
+    /// What reads the mark: repeatable, and answered with it.
+    pub question: Portion,
 }
 
 /// A packet that was handed in sealed.
@@ -61,6 +74,7 @@ impl Portion {
             may_find_nothing: false,
             failing: PortionFailing::Stop,
             handed: Some(handed),
+            marks: None,
         }
     }
 }
@@ -128,9 +142,12 @@ pub fn pack(
     cut.scp81.script_bytes_max = (limit + RESERVED_BYTES as u32).min(profile.scp81.script_bytes_max);
     let prepared = content.prepare(&cut)?.ok_or_else(|| PackError::Nothing(profile.name.to_string()))?;
     let mut portions = Vec::new();
+    let question = question(profile).filter(|_| !prepared.repeatable);
+    let marks = question.map(|question| Arc::new(Marks { number, question }));
     for (place, step) in prepared.steps.iter().enumerate() {
         let marked = (!prepared.repeatable).then_some((number, place as u8));
-        portions.extend(step_portions(step, profile, place as u8, marked)?);
+        let of_step = step_portions(step, profile, place as u8, marked)?.into_iter();
+        portions.extend(of_step.map(|portion| Portion { marks: marks.clone(), ..portion }));
         if portions.len() > PORTIONS_MAX {
             return Err(PackError::TooMany(portions.len()));
         }
@@ -169,6 +186,7 @@ fn step_portions(
             may_find_nothing: place == 0 && step.first_may_find_nothing && commands.len() == 1,
             failing,
             handed: None,
+            marks: None,
         });
     }
     Ok(portions)
@@ -181,6 +199,30 @@ fn receiver(step: &PreparedStep, profile: &Profile) -> Result<(Tar, u8, u16), Pa
         .iter()
         .find(|application| application.aid == step.application)
         .or_else(|| profile.application(ApplicationKind::Isd));
+    sealing(application, profile)
+}
+
+/// What reads the mark, where a packet may.
+fn question(profile: &Profile) -> Option<Portion> {
+    let (aid, commands) = mark_reading(profile)?;
+    let application = profile.applications.iter().find(|application| application.aid == aid);
+    let (tar, key_set, spi) = sealing(application, profile).ok()?;
+    Some(Portion {
+        step: 0,
+        tar,
+        key_set,
+        spi,
+        data: HexBytes(script(&commands).ok()?),
+        commands: commands.len() as u16,
+        may_find_nothing: false,
+        failing: PortionFailing::Stop,
+        handed: None,
+        marks: None,
+    })
+}
+
+/// TAR, key set and SPI of what is sent to an application.
+fn sealing(application: Option<&Application>, profile: &Profile) -> Result<(Tar, u8, u16), PackError> {
     let tar = application.map_or(Tar([0; 3]), |application| application.tar);
     let key_set = application
         .and_then(|application| application.key_sets.first().copied())

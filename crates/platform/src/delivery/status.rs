@@ -21,6 +21,10 @@ pub struct ScriptAnswer {
 impl ScriptAnswer {
     /// Nothing has left: keys or counters are missing.
     pub const NOT_SEALED: ScriptAnswer = ScriptAnswer { status: 0xFF, executed: None, word: None };
+    /// The card says that it had the counter before.
+    pub const COUNTER_LOW: ScriptAnswer = ScriptAnswer { status: 0x02, executed: None, word: None };
+    /// It was begun, and nothing tells whether it came to its end: the answer is lost, or the card was switched off.
+    pub const INTERRUPTED: ScriptAnswer = ScriptAnswer { status: 0xFE, executed: None, word: None };
     /// Accepted, without a word of the application.
     pub const OK: ScriptAnswer = ScriptAnswer { status: 0x00, executed: None, word: None };
 
@@ -47,12 +51,18 @@ impl ScriptAnswer {
 
     /// Whether an application has seen the script.
     pub const fn was_executed(self) -> bool {
-        self.status == 0x00
+        matches!(self.status, 0x00 | 0xFE)
+    }
+
+    /// Whether the card has had the counter before: an earlier copy has reached it, and every other one is dead, or the
+    /// stored counter is behind the card's.
+    pub const fn is_counter_low(self) -> bool {
+        self.status == 0x02
     }
 
     /// Whether every command of the portion has run well.
     pub fn is_good(self, portion: &Portion) -> bool {
-        if !self.was_executed() {
+        if self.status != 0x00 {
             return false;
         }
         let Some(word) = self.word else { return true };
@@ -75,8 +85,8 @@ impl ScriptAnswer {
                 "the card could not verify the checksum: its keys are not those that are stored".into()
             }
             (0x02, _) => {
-                "the card has seen a higher counter: raise the stored counter of the key set, or wait for \
-                          the proof of the other copy"
+                "the card has had this counter before: an earlier copy has reached it, or the stored counter of the \
+                 key set is behind the card's: raise it"
                     .into()
             }
             (0x03, _) => "the counter is too far ahead for the card".into(),
@@ -91,6 +101,9 @@ impl ScriptAnswer {
                 "the application asks for more protection: raise the SPI of the key set in the profile".into()
             }
             (0x08 | 0x0B | 0x0C, _) => "the card has it; its answer is still to come".into(),
+            (0xFE, _) => {
+                "it was begun on the card, and its answer is lost: nothing tells whether it came to its end".into()
+            }
             (0xFF, _) => {
                 "nothing was sent: the card lacks the key set, or its counter was used before".into()
             }

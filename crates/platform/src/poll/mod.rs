@@ -35,8 +35,8 @@ pub use record::{
 };
 
 use crate::content::{Failing, PreparedStep};
-pub(crate) use script::mark_script;
 use script::{Layout, Wrapping};
+pub(crate) use script::{mark_reading, mark_script};
 use simtide_protocol::ids::EpochMs;
 use simtide_protocol::poll_date::{self, MarkPhase};
 use simtide_protocol::profile::Profile;

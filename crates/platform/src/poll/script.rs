@@ -140,9 +140,15 @@ pub(super) fn of_date(profile: &Profile, date: EpochMs) -> Option<(Script, Layou
 
 /// A script that reads the mark.
 pub(super) fn of_mark(profile: &Profile) -> Option<Script> {
+    let (application, commands) = mark_reading(profile)?;
+    write(application, ContentType::CommandData, &commands)
+}
+
+/// The application that can read the mark, and the commands by which it does; the last one answers with the mark.
+pub(crate) fn mark_reading(profile: &Profile) -> Option<(Aid, Vec<Vec<u8>>)> {
     let (application, root) = files_application(profile)?;
     let read = rfm::read_binary(0, MARK_FILE_SIZE as u16).ok()?;
-    write(application, ContentType::CommandData, &[rfm::select(&profile.poll.mark, root.as_ref()), read])
+    Some((application, vec![rfm::select(&profile.poll.mark, root.as_ref()), read]))
 }
 
 fn write(application: Aid, content_type: ContentType, commands: &[Vec<u8>]) -> Option<Script> {

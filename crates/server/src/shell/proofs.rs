@@ -432,11 +432,13 @@ fn read(core: &Core, card: &Card, command: &Packet, packet: &[u8]) -> Option<Res
 /// Whether a response is about this command.
 fn names(command: &Packet, response: &Response) -> bool {
     let same = Counter::new(command.key.counter) == Some(response.header.counter);
-    // The counter in these may be the card's own.
-    let about_counters = matches!(
-        response.header.status,
-        ResponseStatus::CounterLow | ResponseStatus::CounterHigh | ResponseStatus::CounterBlocked
-    );
+    // The counter in these may be the card's own. One below the command's cannot be why the card finds that too low: it
+    // is about an older packet, whose copy came late or whose answer is brought once more.
+    let about_counters = match response.header.status {
+        ResponseStatus::CounterLow => response.header.counter.value() > command.key.counter,
+        ResponseStatus::CounterHigh | ResponseStatus::CounterBlocked => true,
+        _ => false,
+    };
     same || (about_counters && command.state.is_open())
 }
 

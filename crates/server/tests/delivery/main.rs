@@ -5,6 +5,7 @@
 
 mod elsewhere;
 mod forgery;
+mod lost;
 mod notification;
 #[path = "../support/polling.rs"]
 mod polling;

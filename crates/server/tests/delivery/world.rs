@@ -205,6 +205,11 @@ pub struct Holder {
 
 impl Holder {
     pub fn new(n: u32) -> Holder {
+        Holder::ahead(n, 0)
+    }
+
+    /// The same with a card that has had counters up to this one.
+    pub fn ahead(n: u32, counter: u64) -> Holder {
         let personalization = Personalization {
             iccid: iccid(n),
             eid: None,
@@ -215,7 +220,7 @@ impl Holder {
                 kic: key(n, 0x11),
                 kid: key(n, 0x22),
                 kik: None,
-                counter: Counter::ZERO,
+                counter: Counter::new(counter).unwrap(),
             }],
             psk: None,
             adm1: Secret::new([3; 8]),

@@ -2,7 +2,9 @@
 
 use simtide_platform::delivery::{Bearer, Cause, Command, Event, Evidence, Presence, ScriptAnswer, State};
 use simtide_protocol::ids::{CardId, DeliveryId, EpochMs};
+use simtide_protocol::poll_date::MarkFile;
 use simtide_protocol::scp80::ResponseStatus;
+use simtide_protocol::script::compact;
 
 use super::record::Record;
 use super::{Deliveries, ready};
@@ -285,10 +287,14 @@ impl Deliveries {
                     ops.extend(self.attempt(record, wanted.now));
                 }
                 // The same bytes leave again.
-                (Command::SubmitSms { until }, Some(packet)) => {
+                (Command::SubmitSms { until }, Some(packet))
+                    if !wanted.commands.contains(&Command::Reserve) =>
+                {
                     ops.push(moved(packet.key, PacketState::Unknown, Some(*until)));
                 }
-                (Command::Abandon, Some(packet)) => ops.push(moved(packet.key, PacketState::Abandoned, None)),
+                (Command::Abandon, Some(packet)) if !is_settled(&ops, packet.key) => {
+                    ops.push(moved(packet.key, PacketState::Abandoned, None));
+                }
                 (Command::Closed, _) => ops.extend(closing(record, before, wanted.now)),
                 _ => {}
             }
@@ -313,7 +319,7 @@ impl Deliveries {
         let machine = &record.machine;
         let read_by_polls =
             matches!(machine.cause, Cause::Campaign { .. }) || machine.bearers.contains(Bearer::Poll);
-        if machine.repeatable || !read_by_polls {
+        if machine.repeatable || machine.asking || !read_by_polls {
             return None;
         }
         let step = machine.portion()?.step;
@@ -323,7 +329,7 @@ impl Deliveries {
     /// The packet of the portion in turn.
     fn command(&self, record: &Record, wanted: &Wanted<'_>) -> Option<store::Command> {
         let machine = &record.machine;
-        let portion = machine.portion()?;
+        let portion = machine.sending()?;
         let until = wanted.commands.iter().find_map(|command| match command {
             Command::SubmitSms { until } => Some(*until),
             _ => None,
@@ -384,12 +390,10 @@ impl Deliveries {
         let card = card.record.id;
         let by_ip = self.by_ip.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&card);
         let _turn = self.turn(&card).await;
-        // A second copy's "counter low" leaves the row open; the other copy's proof settles it.
-        let settled = ops
-            .iter()
-            .any(|op| matches!(op, Op::Packet(change) if change.key == proof.key && !change.state.is_open()));
+        // A second copy's "counter low" leaves the row open; the other copy's proof settles it, or the delivery finds out.
+        let says_something = is_settled(&ops, proof.key) || proof.status == ResponseStatus::CounterLow;
         let beside = Beside { ops, ..Beside::default() };
-        if !settled {
+        if !says_something {
             self.core.commit_card(&card, beside.ops).await?;
             return Ok(());
         }
@@ -400,7 +404,12 @@ impl Deliveries {
         }
         match self.load(card, id).await? {
             Some((card, mut record)) if self.is_under_way(&card, &record, proof.key).await? => {
-                let event = Event::Proof { by, answer };
+                let event = if record.machine.asking && proof.status == ResponseStatus::PorOk {
+                    let response = compact::Response::decode(&proof.data).ok();
+                    Event::Marked { by, mark: response.and_then(|one| MarkFile::decode(&one.data).ok()) }
+                } else {
+                    Event::Proof { by, answer }
+                };
                 self.step(&card, &mut record, event, beside).await?;
             }
             _ => {
@@ -459,6 +468,11 @@ impl Deliveries {
 pub(super) struct Wanted<'a> {
     commands: &'a [Command],
     now: EpochMs,
+}
+
+/// Whether one of these closes the packet's row.
+fn is_settled(ops: &[Op], key: PacketKey) -> bool {
+    ops.iter().any(|op| matches!(op, Op::Packet(change) if change.key == key && !change.state.is_open()))
 }
 
 fn moved(key: PacketKey, state: PacketState, deadline: Option<EpochMs>) -> Op {

@@ -48,7 +48,12 @@ pub(super) async fn listen(
                 let link = state.links[place].clone();
                 let _ = incoming.send(Incoming { link, message }).await;
             }
-            LinkEvent::Alert { .. } => tracing::debug!(link = name, "a subscriber is back"),
+            LinkEvent::Alert { subscriber } => match card_of(&state.core, &subscriber).await {
+                // Short messages are worth trying again before other bearers.
+                Ok(Some(card)) => state.flight.sightings.reached(&card, state.core.now()),
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "that a subscriber is back was not taken in"),
+            },
             LinkEvent::Up => tracing::info!(link = name, "the SMPP link is up"),
             LinkEvent::Down => tracing::warn!(link = name, "the SMPP link is down; it reconnects"),
             LinkEvent::Stopped { reason } => {
