@@ -286,6 +286,14 @@ pub enum ConfigError {
     },
 }
 
+impl Smpp {
+    /// The source address as cards of every network reach it; `None`: it is a short code of one.
+    pub fn international_source(&self) -> Option<simtide_protocol::ids::Msisdn> {
+        // SMPP 5.0, 4.7.1: TON 1 is an international number.
+        if self.source_ton == 1 { self.source_address.parse().ok() } else { None }
+    }
+}
+
 impl Config {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> Result<Config, ConfigError> {

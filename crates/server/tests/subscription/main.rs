@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod crash;
+mod numbers;
 #[allow(dead_code, reason = "other tests play whole polls")]
 #[path = "../support/polling.rs"]
 mod polling;

@@ -319,7 +319,8 @@ impl Phone {
         self.serve_toolkit(answer);
     }
 
-    fn transmit(&mut self, command: &[u8]) -> Vec<u8> {
+    /// One command to the card.
+    pub fn transmit(&mut self, command: &[u8]) -> Vec<u8> {
         let mut random = |buffer: &mut [u8]| buffer.fill(0x5A);
         let mut environment = Environment { channels: &NoChannels, random: &mut random };
         self.card.transmit(&mut environment, command)

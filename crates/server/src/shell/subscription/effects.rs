@@ -210,7 +210,8 @@ impl Changes {
         let code = keyring.admin_code(&card.record).map_err(|error| Unusable::Message(error.to_string()))?;
         let code = code.ok_or_else(|| message("the card's admin code is not known"))?;
         let protection = profile.personalization.protection;
-        let plain = Carried::new(change, given, settings, protection, &code)?.to_plain()?;
+        let number = settings.service_number.or_else(|| self.core.config.smpp.international_source());
+        let plain = Carried::new(change, given, settings, number, protection, &code)?.to_plain()?;
         let sealed = keyring.seal_change(change.id, &card.record, &plain);
         sealed.map_err(|error| Unusable::Message(error.to_string()))
     }

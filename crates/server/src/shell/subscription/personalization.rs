@@ -84,7 +84,7 @@ pub struct Carried {
 }
 
 impl Carried {
-    /// Makes the message of a change for its card.
+    /// Makes the message of a change for its card, which sends to `service_number` from then on; `None`: as before.
     ///
     /// # Errors
     /// Identity, files or admin code are not usable; nothing of a key is said.
@@ -92,6 +92,7 @@ impl Carried {
         change: &Change,
         given: &NewIdentity,
         settings: &OperatorSettings,
+        service_number: Option<Msisdn>,
         protection: Protection,
         admin_code: &Secret,
     ) -> Result<Carried, PersonalizationError> {
@@ -108,7 +109,7 @@ impl Carried {
             change: change.id,
             options,
             operator_name: name.to_owned(),
-            service_number: settings.service_number,
+            service_number,
             identity: identity.clone(),
             files: files(settings, &given.imsi, given.msisdn.as_ref())?,
         };

@@ -30,6 +30,8 @@ pub struct Identity {
     pub mnc: &'static str,
     /// First number of its pool.
     pub msisdn_first: &'static str,
+    /// The platform's number in its network.
+    pub service_number: &'static str,
 }
 
 /// The operators of the demo: cards begin with the first.
@@ -41,6 +43,7 @@ pub const OPERATORS: [Identity; 2] = [
         mcc: "001",
         mnc: "01",
         msisdn_first: "467100000001",
+        service_number: "46710999",
     },
     Identity {
         name: "two",
@@ -49,6 +52,7 @@ pub const OPERATORS: [Identity; 2] = [
         mcc: "001",
         mnc: "02",
         msisdn_first: "467200000001",
+        service_number: "46720999",
     },
 ];
 
@@ -140,6 +144,7 @@ impl Operator {
                 "key": path("platform.key")?,
             },
             "smpp_links": [self.identity.name],
+            "service_number": self.identity.service_number,
             "consent": "inform-after",
             "transport_key": transport.trim(),
         }))
