@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use simtide_protocol::ids::{CardId, DeliveryId, EpochMs, Iccid};
+use simtide_protocol::poll_date::{MarkFile, MarkPhase};
 use simtide_protocol::profile::Profile;
 
 use super::*;
@@ -232,6 +233,86 @@ fn another_open_packet_of_the_card_is_waited_for() {
     assert_eq!(run.at(30, Event::Look)[0], Command::Reserve);
 }
 
+const LOW: ScriptAnswer = ScriptAnswer::COUNTER_LOW;
+
+fn marked(number: u32, step: u8, phase: MarkPhase) -> Event {
+    Event::Marked { by: Bearer::Ip, mark: Some(MarkFile { campaign: number, step, phase }) }
+}
+
+/// Runs until the device has the first packet and the card says that it had it before.
+fn had_before(repeatable: bool, steps: &str) -> (Run, Vec<Command>) {
+    let mut run = Run::new(delivery(portions(repeatable, steps), repeatable, Urgency::Normal), wifi_only());
+    run.at(0, Event::Asked);
+    run.at(0, Event::Reserved { counter: 1 });
+    run.at(1, Event::Fetched);
+    let commands = run.at(2, Event::Proof { by: Bearer::Ip, answer: LOW });
+    (run, commands)
+}
+
+#[test]
+fn a_lost_answer_costs_another_packet_and_no_refusal() {
+    let (mut run, commands) = had_before(true, SMALL);
+    assert_eq!(commands[0], Command::Abandon);
+    assert_eq!((run.machine.state, run.machine.asking), (State::Requested, false));
+    assert_eq!(run.at(3, Event::Asked)[..2], [Command::Reserve, Command::Offer]);
+    run.at(4, proof(Bearer::Ip));
+    assert_eq!(run.machine.state, State::Proven { by: Bearer::Ip });
+}
+
+#[test]
+fn the_mark_tells_what_became_of_a_lost_answer() {
+    let two = format!("{SMALL}, {SMALL}");
+    let number = 0x8000_0001;
+    let after = |mark: Event| {
+        let (mut run, commands) = had_before(false, &two);
+        assert_eq!(commands[0], Command::Abandon);
+        assert!(run.machine.asking);
+        run.at(3, Event::Asked);
+        let asked = run.machine.sending().unwrap().clone();
+        assert_ne!(Some(&asked), run.machine.portion());
+        run.at(3, Event::Reserved { counter: 2 });
+        run.at(4, mark);
+        assert!(run.machine.under_way.is_none() && !run.machine.asking);
+        (run.machine.state, run.machine.place)
+    };
+    assert_eq!(after(marked(number, 0, MarkPhase::Done)), (State::Requested, 1), "it was done");
+    assert_eq!(after(marked(number, 0, MarkPhase::None)), (State::Requested, 0), "it never began");
+    assert_eq!(after(marked(7, 0, MarkPhase::Done)), (State::Requested, 0), "the mark of another campaign");
+    let refused = State::Refused { answer: ScriptAnswer::INTERRUPTED };
+    assert_eq!(after(marked(number, 0, MarkPhase::Begun)).0, refused);
+    assert_eq!(after(Event::Marked { by: Bearer::Ip, mark: None }).0, refused);
+    assert_eq!(after(proof(Bearer::Ip)).0, refused, "the question itself is refused");
+}
+
+#[test]
+fn a_proof_that_may_still_come_by_short_message_is_waited_for() {
+    let run = || {
+        let mut run = Run::new(delivery(portions(true, SMALL), true, Urgency::Normal), covered());
+        run.at(0, Event::Look);
+        run.at(0, Event::Reserved { counter: 1 });
+        run.at(5, Event::Asked);
+        let waits = run.at(6, Event::Proof { by: Bearer::Ip, answer: LOW });
+        assert_eq!(waits, [Command::WakeAt(NOW.plus_s(900))]);
+        assert_eq!(run.at(7, Event::Asked), [], "the card would refuse it again");
+        run
+    };
+    let mut proven = run();
+    proven.at(20, proof(Bearer::Sms));
+    assert_eq!(proven.machine.state, State::Proven { by: Bearer::Sms });
+    let mut lost = run();
+    assert_eq!(lost.at(900, Event::Look)[..2], [Command::Abandon, Command::Reserve]);
+}
+
+#[test]
+fn a_counter_that_stays_behind_ends_it() {
+    let (mut run, _) = had_before(false, SMALL);
+    for n in 0..8 {
+        run.at(10 + n, Event::Asked);
+        run.at(10 + n, Event::Proof { by: Bearer::Ip, answer: LOW });
+    }
+    assert_eq!(run.machine.state, State::Refused { answer: LOW });
+}
+
 #[test]
 fn packets_are_cut_marked_and_never_weak() {
     let long = format!(
@@ -269,7 +350,13 @@ fn event() -> impl Strategy<Value = Event> {
         Just(ScriptAnswer { status: 0, executed: Some(1), word: Some(0x6982) }),
         Just(ScriptAnswer { status: 0x0B, executed: None, word: None }),
         Just(ScriptAnswer { status: 0x09, executed: None, word: None }),
+        Just(ScriptAnswer::COUNTER_LOW),
     ];
+    let mark = proptest::option::of((0u8..4, any::<bool>()).prop_map(|(step, done)| MarkFile {
+        campaign: 0x8000_0001,
+        step,
+        phase: if done { MarkPhase::Done } else { MarkPhase::Begun },
+    }));
     prop_oneof![
         4 => Just(Event::Look),
         3 => Just(Event::Asked),
@@ -279,6 +366,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (1u64..9).prop_map(|counter| Event::Reserved { counter }),
         2 => bearer.clone().prop_map(|bearer| Event::Failed { bearer }),
         3 => (bearer, answer).prop_map(|(by, answer)| Event::Proof { by, answer }),
+        2 => mark.prop_map(|mark| Event::Marked { by: Bearer::Ip, mark }),
         1 => Just(Event::PollOpened),
         1 => Just(Event::PollEnded { outcome: Polled::Done }),
         1 => Just(Event::PollEnded { outcome: Polled::Broken { marked: true } }),
@@ -302,7 +390,9 @@ proptest! {
             let before = run.machine.clone();
             let commands = run.at(now, event);
             let says = |wanted: Command| commands.contains(&wanted);
-            if reserved && matches!(event, Event::Proof { .. } | Event::PassedOver) && run.machine.under_way != before.under_way {
+            let answered = matches!(event, Event::Proof { .. } | Event::Marked { .. } | Event::PassedOver);
+            let is_over = run.machine.under_way.is_none() || says(Command::Reserve);
+            if reserved && answered && is_over && !says(Command::Abandon) {
                 reserved = false;
             }
             if says(Command::Abandon) {
