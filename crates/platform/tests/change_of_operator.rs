@@ -302,6 +302,38 @@ fn the_usual_way_step_by_step() {
 }
 
 #[test]
+fn a_register_that_never_takes_the_identity_back_does_not_keep_the_card() {
+    for knows_which in [false, true] {
+        let (mut change, _) = begin(false, ConsentRule::Ask, Way::WebSite);
+        change.handle(EpochMs(0), Event::Consent { granted: true });
+        if knows_which {
+            let identity = Identity { imsi: imsi(2), msisdn: None };
+            let (change_id, owned) = (ChangeId(7), true);
+            let reserved =
+                Event::Reserved { change: change_id, card: Some(card()), identity, owned, taken_by: None };
+            change.handle(EpochMs(0), reserved);
+        }
+        let asked = if knows_which { Command::Release(imsi(2)) } else { Command::Reserve };
+        assert!(change.handle(EpochMs(0), Event::Cancel).contains(&asked));
+        let mut alarms = 0;
+        let mut last = EpochMs(0);
+        while let Some(due) = change.due() {
+            last = due;
+            let commands = change.handle(due, Event::Tick);
+            let alarm = Command::Alarm(Alarm::RegisterRefuses { verb: Verb::Release });
+            alarms += usize::from(commands.contains(&alarm));
+            assert!(commands.contains(&asked) || !change.is_open());
+        }
+        assert_eq!((change.state, change.is_open(), alarms), (State::Cancelled, false, 2));
+        let week_s = i64::from(GIVE_BACK_WITHIN_S);
+        assert!((week_s..week_s + i64::from(PAUSE_S_MAX)).contains(&(last.0 / 1_000)), "{last:?}");
+        // Its late answer changes nothing.
+        let late = Event::Did { verb: Verb::Release, imsi: imsi(2) };
+        assert_eq!(change.handle(last, late), []);
+    }
+}
+
+#[test]
 fn only_what_is_agreed_begins() {
     let agreed = AgreementTerms::default();
     let standing = Standing {

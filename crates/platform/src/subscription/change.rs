@@ -19,6 +19,8 @@ pub const QUEUE_WITHIN_S: u32 = 3 * 24 * 3_600;
 pub const SEND_VALIDITY_S: u32 = 24 * 3_600;
 /// Validity of a fence in seconds.
 pub const FENCE_VALIDITY_S: u32 = 6 * 3_600;
+/// Seconds in which register 2 is asked to take identity 2 back.
+pub const GIVE_BACK_WITHIN_S: u32 = 7 * 24 * 3_600;
 /// Longest pause between two tries of the same effect, in seconds.
 pub const PAUSE_S_MAX: u32 = 3_600;
 
@@ -38,7 +40,7 @@ pub const PAUSE_S_MAX: u32 = 3_600;
 /// | Withdrawn | register 1 deletes | `Did(Retire)` | Retired | the same |
 /// | Retired | operator 1's acknowledgement | `Acknowledged(After)` | Done | none: told for ever, [`super::Alarm::NotAcknowledged`] |
 /// | Done | nothing | | | |
-/// | Refused, Reverted, Failed, Cancelled | register 2 takes identity 2 back | `Did(Release)`, `Reserved` where it is not known what it holds | closed | none: tried for ever |
+/// | Refused, Reverted, Failed, Cancelled | register 2 takes identity 2 back | `Did(Release)`, `Reserved` where it is not known what it holds | closed | [`GIVE_BACK_WITHIN_S`], then closed with [`super::Alarm::RegisterRefuses`] |
 /// | any before Sent | | `Cancel` | Cancelled | |
 /// | Sent, Unknown | | `Cancel` | Unknown: cancelled as soon as a fence proves identity 1 | |
 ///
@@ -51,7 +53,8 @@ pub const PAUSE_S_MAX: u32 = 3_600;
 /// - B4 once a packet may have left, `Release` is commanded only after the card's authenticated word that it has identity
 ///   1, when no copy of the message can have an effect any more: the word is the answer to the last message itself, or
 ///   that of a fence.
-/// - B5 Done and the closed states leave one register that knows the card: the others have answered.
+/// - B5 Done and the closed states leave one register that knows the card: the others have answered. The one exception is
+///   a register 2 that has not taken identity 2 back within [`GIVE_BACK_WITHIN_S`]: it is on no card.
 /// - B6 a wrong admin code ends the change at once; [`admin_code_failures`] counts over changes and locks.
 /// - B7 one open change per card is the store's: `PutCase`.
 ///

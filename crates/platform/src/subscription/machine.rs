@@ -3,8 +3,8 @@
 use simtide_protocol::ids::{EpochMs, Imsi};
 
 use super::change::{
-    Change, FENCE_VALIDITY_S, PAUSE_S_MAX, QUEUE_WITHIN_S, Reservation, SEND_VALIDITY_S, SENDS_MAX,
-    STEPS_MAX, TRIES_MAX,
+    Change, FENCE_VALIDITY_S, GIVE_BACK_WITHIN_S, PAUSE_S_MAX, QUEUE_WITHIN_S, Reservation, SEND_VALIDITY_S,
+    SENDS_MAX, STEPS_MAX, TRIES_MAX,
 };
 use super::polls::InPoll;
 use super::settings::{Bearer, ConsentRule};
@@ -135,7 +135,7 @@ impl Change {
             State::Retired if self.acknowledged => self.done(now, out),
             // The notice has its own time.
             State::Retired | State::Done => self.due = None,
-            State::Refused | State::Reverted | State::Failed | State::Cancelled => self.give_back(out),
+            State::Refused | State::Reverted | State::Failed | State::Cancelled => self.give_back(now, out),
         }
     }
 
@@ -167,14 +167,18 @@ impl Change {
     }
 
     /// Register 2 gets identity 2 back. Where it is not known what it holds, it is asked: the same change gets the same
-    /// identity, or a refusal.
-    fn give_back(&mut self, out: &mut Out) {
+    /// identity, or a refusal. A register that never answers does not keep the card from its next change: the identity is
+    /// on no card, its pool has one less, and people are told.
+    fn give_back(&mut self, now: EpochMs, out: &mut Out) {
+        let closed_at = self.steps.last().map_or(now, |(at, _)| *at);
+        let is_over = now >= closed_at.plus_ms(i64::from(GIVE_BACK_WITHIN_S) * 1_000);
         match (self.reservation, self.identity) {
             (Reservation::None, _) => self.due = None,
+            _ if is_over => (self.reservation, self.due) = (Reservation::None, None),
             (_, Some(identity)) => out.push(Command::Release(identity.imsi)),
             (_, None) => out.push(Command::Reserve),
         }
-        if self.tries == ALARM_TRIES {
+        if self.tries == ALARM_TRIES || is_over {
             out.push(Command::Alarm(Alarm::RegisterRefuses { verb: Verb::Release }));
         }
     }
