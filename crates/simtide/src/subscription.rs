@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use simtide_protocol::ids::EpochMs;
-use simtide_server::api::changes::{ChangeList, ChangeView};
+use simtide_server::api::changes::{ChangeList, ChangeView, StepView};
 
 use crate::Outcome;
 use crate::client::{Client, ClientError, Server, block_on};
@@ -201,13 +201,17 @@ async fn list(client: &Client, query: &List, as_json: bool) -> Done {
 }
 
 async fn watch(client: &Client, change: &str, as_json: bool) -> Done {
-    let mut printed = 0;
+    let mut printed: Vec<StepView> = Vec::new();
     loop {
         let seen = find(client, change).await?;
-        for step in seen.steps.iter().skip(printed).filter(|_| !as_json) {
+        // A long change keeps some of its steps only, and takes one back that came to nothing.
+        let is = |one: &StepView, other: &StepView| (one.at, &one.state) == (other.at, &other.state);
+        let place = |step: &StepView| seen.steps.iter().rposition(|other| is(step, other));
+        let known = printed.iter().rev().find_map(place);
+        for step in seen.steps.iter().skip(known.map_or(0, |known| known + 1)).filter(|_| !as_json) {
             println!("{}  {}", step.at, step.state);
         }
-        printed = seen.steps.len();
+        printed.clone_from(&seen.steps);
         if !seen.open {
             if as_json {
                 print(&seen, true)?;

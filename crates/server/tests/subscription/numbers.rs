@@ -1,4 +1,4 @@
-//! Where a card sends after a change, and from which number it is known.
+//! Where a card sends after a change, from which number it is known, and what its user is told.
 
 use simtide_protocol::ids::Msisdn;
 use simtide_protocol::personalization::{Offer, Wish, read_offer, seal_wish};
@@ -71,4 +71,16 @@ async fn a_card_sends_to_the_platforms_number_in_its_new_network_and_from_its_ne
         (&list["changes"][0]["to"], &list["changes"][0]["consent"]["how"]),
         (&json!("Operator 3"), &json!("device"))
     );
+}
+
+#[tokio::test]
+async fn a_text_for_the_user_waits_until_the_card_has_answered_something_else() {
+    let world = World::new(1).await;
+    let mut phone = Phone::usual(world.smscs[0].air).await;
+    let status = json!({ "tar": "BFFF20", "data": "80CADF6000" });
+    let commands = format!("/v1/cards/{}/commands", card());
+    assert_eq!(world.ask(Method::POST, &commands, status).await.0, 202);
+    phone.says(&wish("OP1"), 5, &keys()).await;
+    phone.answers().await;
+    assert_eq!(phone.is_shown().await, "You are with this operator already.");
 }

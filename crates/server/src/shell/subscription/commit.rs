@@ -93,7 +93,8 @@ impl Changes {
                 events.extend(event);
                 effects.extend(sent);
             }
-            effects.extend(commands.into_iter().filter(|one| !one.is_in_commit()).map(Effect::Command));
+            let is_done = |one: &Command| one.is_in_commit() || matches!(one, Command::Tell(_));
+            effects.extend(commands.into_iter().filter(|one| !is_done(one)).map(Effect::Command));
             let Some(event) = events.pop_front() else { break };
             before = Some(change.clone());
             now = self.core.now();
@@ -126,8 +127,7 @@ impl Changes {
         let reserved_at = ops.len();
         let reserved = plan.reservation.as_ref().map(|one| Op::Command(Box::new(one.command.clone())));
         ops.extend(reserved);
-        let steps = before.map_or(0, |before| before.steps.len());
-        let lines = history(change, steps, now);
+        let lines = history(before, change, now);
         if !lines.is_empty() {
             ops.push(Op::History { card: change.card, lines });
         }
@@ -135,6 +135,9 @@ impl Changes {
             let (campaign, bucket) = (CampaignId(campaign), self.core.bucket(&row.card));
             ops.push(Op::Progress { bucket, campaign, change });
         }
+        let text = self.text(change, commands).await?;
+        let text_at = ops.len();
+        ops.extend(text.clone().map(|(_, packet)| Op::Command(Box::new(packet))));
         kill_point::reached("change.commit.before");
         let outcomes = self.core.commit_card(&change.card, ops).await?.outcomes;
         kill_point::reached("change.commit.after");
@@ -145,6 +148,9 @@ impl Changes {
             }
             Some(Outcome::OpenCase(other)) => return Err(NotWritten::Open(ChangeId(*other))),
             _ => return Err(StoreError::Misuse("a change has moved on outside of its turn").into()),
+        }
+        if let Some((text, packet)) = text {
+            self.text_reserved(change.card, text, packet, outcomes.get(text_at)).await;
         }
         let Some(Reservation { kind, over, command }) = plan.reservation else {
             let only_by_poll = plan.only_by_poll.then_some(Event::OnlyByPoll);
@@ -157,6 +163,21 @@ impl Changes {
             }
             _ => Ok((Some(Event::NotQueued { kind }), None)),
         }
+    }
+
+    /// What the user is told: reserved with the state that it is about.
+    async fn text(
+        &self,
+        change: &Change,
+        commands: &[Command],
+    ) -> Result<Option<(&'static str, PacketCommand)>, StoreError> {
+        let told = commands.iter().find_map(|command| match command {
+            Command::Tell(text) => Some(text.text()),
+            _ => None,
+        });
+        let Some(text) = told else { return Ok(None) };
+        let Some(card) = self.core.store.card(change.card).await? else { return Ok(None) };
+        Ok(self.text_packet(&card, text).map(|packet| (text, packet)))
     }
 
     /// What the commands are in the commit, beside the record.
@@ -312,9 +333,12 @@ pub(super) fn queued(command: PacketCommand, counter: u64) -> Packet {
     }
 }
 
-/// Lines of the card's history for the states that the change has entered.
-fn history(change: &Change, steps_before: usize, now: EpochMs) -> Vec<HistoryLine> {
-    let entered = change.steps.iter().skip(steps_before);
+/// Lines of the card's history for the states that the change has entered. The record keeps some of its steps only, and
+/// takes one back that came to nothing.
+fn history(before: Option<&Change>, change: &Change, now: EpochMs) -> Vec<HistoryLine> {
+    let written = before.map_or(&[][..], |before| &before.steps);
+    let last = written.iter().rev().find_map(|step| change.steps.iter().rposition(|other| other == step));
+    let entered = change.steps.iter().skip(last.map_or(0, |last| last + 1));
     let line = |(at, state): &(EpochMs, State)| {
         let result = match state {
             State::Done => HistoryResult::Done,
@@ -334,4 +358,61 @@ fn history(change: &Change, steps_before: usize, now: EpochMs) -> Vec<HistoryLin
         }
     };
     entered.map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use simtide_platform::subscription::{
+        AgreementTerms, Evidence, OperatorSettings, Request, Side, Terms, Way,
+    };
+    use simtide_protocol::ids::{CardId, Iccid};
+
+    use super::*;
+
+    fn change() -> Change {
+        let side =
+            |operator: u32| Side { operator, id_mno: operator.to_string(), name: operator.to_string() };
+        let (settings, agreed) = (OperatorSettings::default(), AgreementTerms::default());
+        let evidence = Evidence {
+            agreed_at: EpochMs(0),
+            way: Way::WebSite,
+            token: String::new(),
+            campaign: None,
+            uplink_counter: None,
+            reference: String::new(),
+        };
+        let request = Request {
+            id: ChangeId(7),
+            card: CardId::from(Iccid::with_check_digit("890010000000000001").unwrap()),
+            from: side(1),
+            imsi: "001010000000001".parse().unwrap(),
+            msisdn: None,
+            to: side(2),
+            terms: Terms::of(&settings, &settings, &agreed, Way::WebSite),
+            evidence,
+        };
+        Change::begin(EpochMs(0), request).0
+    }
+
+    #[test]
+    fn every_state_gets_its_line_however_many_there_are() {
+        let mut change = change();
+        let first = history(None, &change, EpochMs(1_000));
+        assert_eq!(first.len(), change.steps.len());
+        for at in 1..100 {
+            let before = change.clone();
+            if change.steps.len() >= 24 {
+                change.steps.remove(1);
+            }
+            change.steps.push((EpochMs(at), State::Unknown));
+            let [line] = &history(Some(&before), &change, EpochMs(1_000))[..] else { panic!("one line") };
+            assert_eq!(line.at, EpochMs(at));
+        }
+        // A step that is taken back, because nothing has left, is none; what follows it is one.
+        let before = change.clone();
+        change.steps.pop();
+        assert!(history(Some(&before), &change, EpochMs(1_000)).is_empty());
+        change.steps.push((EpochMs(200), State::Cancelled));
+        assert_eq!(history(Some(&before), &change, EpochMs(1_000)).len(), 1);
+    }
 }

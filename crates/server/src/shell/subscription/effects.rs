@@ -1,26 +1,21 @@
-//! Effects of changes: what registers are asked, aliases, texts for users, alarms.
+//! Effects of changes: what registers are asked, aliases.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use simtide_platform::subscription::{
-    Change, Command, Event, Identity, Party, RegisterFault, SeenBy, UserText, Verb,
-};
+use simtide_platform::subscription::{Change, Command, Event, Identity, Party, RegisterFault, SeenBy, Verb};
 use simtide_protocol::ids::{CardId, Imsi, Msisdn};
 
-use super::personalization::{self, Carried, PersonalizationError, Receiver};
-use super::{Changes, commit};
+use super::Changes;
+use super::personalization::{Carried, PersonalizationError};
 use crate::kill_point;
 use crate::registers::{NewIdentity, RegisterError};
-use crate::shell::sending::Outgoing;
 use crate::store::rules::Layout;
-use crate::store::{Alias, Card, Command as PacketCommand, Op, OperatorId, Origin, Outcome, StoreError};
+use crate::store::{Alias, Card, Op, OperatorId, Outcome, StoreError};
 
 /// How long a register may take for an answer, in real time; afterwards nobody knows what it did.
 const REGISTER_LIMIT: Duration = Duration::from_secs(30);
-/// How long a text for the user is tried, in seconds.
-const TEXT_VALIDITY_S: i64 = 3_600;
 
 /// What could not be had from register 2.
 enum Unusable {
@@ -87,14 +82,11 @@ impl Changes {
                 }
                 None
             }
-            Command::Tell(text) => {
-                self.tell_user(&change, text).await;
-                None
-            }
             // Operations of the commit, and what carry_out does itself.
             Command::SendPersonalization { .. }
             | Command::Fence { .. }
             | Command::Adopt(_)
+            | Command::Tell(_)
             | Command::Alarm(_) => None,
         };
         kill_point::reached("change.effect.after");
@@ -279,45 +271,6 @@ impl Changes {
             self.core.commit(group, vec![Op::ReleaseAlias { alias, card }]).await?;
         }
         Ok(())
-    }
-
-    async fn tell_user(&self, change: &Change, text: UserText) {
-        self.show(change.card, text.text()).await;
-    }
-
-    /// Shows the user of a card a text, once, best effort.
-    pub(super) async fn show(&self, card: CardId, text: &str) {
-        match self.send_text(card, text).await {
-            Ok(true) => {}
-            Ok(false) => tracing::info!("a text for a user was not sent: the card has other packets open"),
-            Err(error) => tracing::warn!(%error, "a text for a user was not sent"),
-        }
-    }
-
-    async fn send_text(&self, card: CardId, text: &str) -> Result<bool, StoreError> {
-        let Some(row) = self.core.store.card(card).await? else { return Ok(false) };
-        let catalogue = self.core.catalogue();
-        let receiver = catalogue.profile(row.hot.profile).and_then(|profile| Receiver::of(profile));
-        let (Some(receiver), Ok(data)) = (receiver, personalization::show_text(text)) else {
-            return Ok(false);
-        };
-        let now = self.core.now();
-        let command = PacketCommand {
-            card,
-            key_set: receiver.key_set,
-            origin: Origin::Request,
-            tar: receiver.tar,
-            spi: receiver.spi,
-            data,
-            at: now,
-            deadline: now.plus_s(TEXT_VALIDITY_S),
-        };
-        let op = Op::Command(Box::new(command.clone()));
-        let outcomes = self.core.commit_card(&card, vec![op]).await?.outcomes;
-        let Some(Outcome::Counter(counter)) = outcomes.first() else { return Ok(false) };
-        let packet = commit::queued(command, *counter);
-        self.outbox.send(vec![Outgoing { packet, card: Some(Box::new(row)) }]).await;
-        Ok(true)
     }
 }
 

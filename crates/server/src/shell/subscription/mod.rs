@@ -4,13 +4,14 @@
 //! |---|---|
 //! | this one | load, handle, **one durable commit**, then the effects; what comes of each is an event again |
 //! | `commit` | the operations of that commit: record, packets, the card's new subscription, history |
-//! | `effects` | registers, aliases, texts for users |
+//! | `effects` | registers, aliases |
 //! | `callback` | what operator 1 is asked and told, signed |
 //! | [`personalization`] | the message, and what the card's answers say |
 //! | `polls` | what sessions of the card carry for it |
 //! | `requests` | who may begin a change: by API and by the card itself |
 //! | [`bulk`], `tally` | campaigns of changes, and what has become of theirs |
 //! | [`watch`] | what is known of open changes without the store |
+//! | `texts` | what users are told on their devices |
 //! | `timers` | what is due, and what a process that starts again finds |
 //!
 //! Everything of one change happens one after the other; effects of different changes overlap, a bounded number at once.
@@ -23,6 +24,7 @@ pub mod personalization;
 mod polls;
 mod requests;
 mod tally;
+mod texts;
 mod timers;
 pub mod watch;
 
@@ -34,6 +36,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use self::callback::Callbacks;
 use self::tally::Tally;
+use self::texts::Texts;
 use self::timers::Timers;
 use self::watch::Watch;
 use super::core::Core;
@@ -69,6 +72,7 @@ pub struct Changes {
     turns: [Mutex<()>; TURNS],
     effects: Arc<Semaphore>,
     timers: Timers,
+    texts: Texts,
     /// Open changes at a glance.
     pub watch: Watch,
     tally: Tally,
@@ -153,6 +157,7 @@ impl Changes {
             turns: std::array::from_fn(|_| Mutex::new(())),
             effects: Arc::new(Semaphore::new(EFFECTS_MAX)),
             timers: Timers::default(),
+            texts: Texts::default(),
             watch: Watch::default(),
             tally: Tally::default(),
             me: me.clone(),

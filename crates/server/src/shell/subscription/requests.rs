@@ -187,9 +187,7 @@ impl Changes {
         };
         tracing::info!(reason = %refused, "a card's request for another operator is refused");
         // Used, whatever came of it: raising it twice changes nothing.
-        self.core.commit_card(&card.record.id, vec![raise]).await?;
-        self.show(card.record.id, refused.text()).await;
-        Ok(())
+        self.show(card, refused.text(), vec![raise]).await
     }
 
     /// A card says by itself where a change stands.
