@@ -6,6 +6,7 @@
 #[path = "support/stage/mod.rs"]
 mod stage;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use simtide_protocol::card_file::{CardRow, Format};
 use simtide_protocol::ids::{EpochMs, Imsi};
 use simtide_server::registers::pool::Pool;
 use simtide_simulation::reader::Reader;
+use simtide_simulation::smsc::{Entry, Happened};
 use simtide_simulation::vendor::Order;
 use stage::Role;
 
@@ -68,6 +70,7 @@ impl Operator {
             ["--password", "simtide"],
             ["--register", &register],
             ["--plmn", &plmn],
+            ["--record", &text("smsc.jsonl")],
         ];
         let smsc = role("smsc", smsc.as_flattened(), &folder);
         Operator { name, mnc, folder, smsc, gateway }
@@ -87,6 +90,14 @@ impl Operator {
         })
     }
 
+    /// How many identities have attached here so far.
+    fn attached(&self) -> usize {
+        let record = std::fs::read_to_string(self.folder.join("smsc.jsonl")).unwrap_or_default();
+        let entries = record.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
+        let attached = entries.filter(|entry| entry.event == Happened::Attached);
+        attached.map(|entry| entry.source).collect::<BTreeSet<_>>().len()
+    }
+
     /// Whether the register lets the identity in.
     fn accepts(&self, imsi: Imsi) -> bool {
         let pool = Pool::open(&self.folder.join("pool.db")).unwrap();
@@ -100,7 +111,8 @@ struct World {
     operators: Vec<Operator>,
     rows: Vec<CardRow>,
     server: Role,
-    fleet: Role,
+    /// Switched on when the first register knows the cards.
+    fleet: Option<Role>,
     http: reqwest::Client,
 }
 
@@ -136,18 +148,8 @@ impl World {
         });
         std::fs::write(&built, built_file).unwrap();
         let server = serve(folder.path());
-        let mut fleet = vec!["--door", "127.0.0.1:0", "--status-ms", "0", "--lines", "1", "--cards", &built];
-        let networks: Vec<String> =
-            operators.iter().map(|one| format!("001-{}={}", one.mnc, one.smsc.address("air"))).collect();
-        networks.iter().for_each(|network| fleet.extend(["--network", network]));
-        let world = World {
-            server,
-            fleet: role("fleet", &fleet, folder.path()),
-            operators,
-            rows,
-            http: reqwest::Client::new(),
-            folder,
-        };
+        let http = reqwest::Client::new();
+        let mut world = World { server, fleet: None, operators, rows, http, folder };
         for operator in &world.operators {
             let path = format!("/v1/operators/{}", operator.name);
             world.ask(Method::PUT, &path, Some(operator.settings())).await;
@@ -155,6 +157,16 @@ impl World {
         world.ask(Method::PUT, "/v1/agreements/one/two", Some(json!({}))).await;
         let owner = ["--operator", "one", "--register", "one", "--plain", "--json"];
         world.simtide(&[&["import", &delivered], &owner[..]].concat());
+        let mut fleet = vec!["--door", "127.0.0.1:0", "--status-ms", "0", "--lines", "1", "--cards", &built];
+        let air = |one: &Operator| format!("001-{}={}", one.mnc, one.smsc.address("air"));
+        let networks: Vec<String> = world.operators.iter().map(air).collect();
+        networks.iter().for_each(|network| fleet.extend(["--network", network]));
+        world.fleet = Some(role("fleet", &fleet, world.folder.path()));
+        let began = Instant::now();
+        while world.operators[0].attached() < cards as usize {
+            assert!(began.elapsed() < PATIENCE, "{} cards are attached", world.operators[0].attached());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         world
     }
 
@@ -222,7 +234,7 @@ impl World {
 
     /// EF.IMSI, read from the card itself.
     fn imsi_on(&self, row: &CardRow) -> Imsi {
-        let mut reader = Reader::connect(self.fleet.address("door"), row.iccid).unwrap();
+        let mut reader = Reader::connect(self.fleet.as_ref().unwrap().address("door"), row.iccid).unwrap();
         reader.select_application(&USIM).unwrap();
         let select = simtide_protocol::apdu::Command::new(0x00, 0xA4, 0x00, 0x0C).with_data(&[0x6F, 0x07]);
         reader.transmit(select).unwrap();

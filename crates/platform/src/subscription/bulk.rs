@@ -259,7 +259,8 @@ impl Bulk {
         if fresh.unknown >= u64::from(settings.unknown_max.max(1)) {
             return BulkStep::Pause(BulkPause::Unknown);
         }
-        let is_sample = fresh.ended() >= SAMPLE_MIN.min(canary.max(1));
+        let sample = if canary == 0 { SAMPLE_MIN } else { SAMPLE_MIN.min(canary) };
+        let is_sample = fresh.ended() >= sample;
         if is_sample && fresh.failed_percent() > u64::from(settings.failed_percent_max) {
             return BulkStep::Pause(BulkPause::Failures);
         }
@@ -345,6 +346,13 @@ mod tests {
         assert_eq!(step(refused), BulkStep::Pause(BulkPause::Failures), "cards may not");
         let unknown = BulkCounts { unknown: 1_000, done: 50, ..BulkCounts::default() };
         assert_eq!(step(unknown), BulkStep::Pause(BulkPause::Unknown));
+    }
+
+    #[test]
+    fn without_a_canary_one_failure_is_no_share() {
+        let bulk = bulk(BulkSettings { canary: 0, ..BulkSettings::default() });
+        assert_eq!(bulk.tick(EpochMs(60_000), &counts(0, 0, 1)), BulkStep::Begin(50));
+        assert_eq!(bulk.tick(EpochMs(60_000), &counts(0, 0, 20)), BulkStep::Pause(BulkPause::Failures));
     }
 
     #[test]

@@ -66,7 +66,15 @@ impl Campaigns {
         self.joined.load(Ordering::Relaxed)
     }
 
-    /// Keeps where it is and, where it still runs, that it has paused or finished by itself.
+    /// Keeps where it is among its cards: nothing that anybody is told.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn keep_walk(&self, id: CampaignId, walk: Walk) -> Result<(), StoreError> {
+        self.amend(id.0, |_, note| note.changes.get_or_insert_default().walk = walk).await
+    }
+
+    /// Keeps what has come of it and, where it still runs, that it has paused or finished by itself.
     ///
     /// # Errors
     /// The store failed.
@@ -85,9 +93,7 @@ impl Campaigns {
             }
         })
         .await?;
-        if by_itself.is_some() {
-            self.publish(&*self.records.lock().await);
-        }
+        self.publish(&*self.records.lock().await);
         Ok(())
     }
 

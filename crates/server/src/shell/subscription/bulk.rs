@@ -46,8 +46,8 @@ pub struct Bulks {
     core: Arc<Core>,
     campaigns: Arc<Campaigns>,
     changes: Arc<Changes>,
-    /// What keeps a running campaign from going on, for people.
-    waits: Mutex<HashMap<u32, String>>,
+    /// Running campaigns, for people.
+    seen: Mutex<HashMap<u32, Seen>>,
 }
 
 /// A campaign of changes as people see it.
@@ -63,6 +63,13 @@ pub struct BulkView {
     pub paused_for: Option<BulkPause>,
     /// What it waits for although it runs.
     pub waits_for: Option<String>,
+}
+
+/// What people see of a running campaign that its row does not say.
+#[derive(Debug, Default)]
+struct Seen {
+    all_met: bool,
+    waits_for: Option<String>,
 }
 
 /// A campaign that runs in this process.
@@ -86,7 +93,7 @@ impl From<StoreError> for Waits {
 impl Bulks {
     /// Nothing runs before [`Bulks::run`].
     pub fn new(core: Arc<Core>, campaigns: Arc<Campaigns>, changes: Arc<Changes>) -> Arc<Bulks> {
-        Arc::new(Bulks { core, campaigns, changes, waits: Mutex::default() })
+        Arc::new(Bulks { core, campaigns, changes, seen: Mutex::default() })
     }
 
     /// A started campaign of changes as it is now; `None`: it is none.
@@ -97,13 +104,14 @@ impl Bulks {
         let of_changes = self.campaigns.of_changes();
         let Some(found) = of_changes.iter().find(|one| one.id.0 == campaign) else { return Ok(None) };
         let (counts, sums) = self.counts(found).await?;
-        let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        let all_seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = all_seen.get(&campaign).filter(|_| found.state == CampaignState::Running);
         Ok(Some(BulkView {
             counts,
             not_possible: sums.not_possible.max(0).unsigned_abs(),
-            all_met: found.note.walk.has_ended(),
+            all_met: seen.map_or(found.note.walk.has_ended(), |seen| seen.all_met),
             paused_for: found.note.paused_for,
-            waits_for: waits.get(&campaign).filter(|_| found.state == CampaignState::Running).cloned(),
+            waits_for: seen.and_then(|seen| seen.waits_for.clone()),
         }))
     }
 
@@ -118,7 +126,7 @@ impl Bulks {
             }
             for campaign in self.campaigns.of_changes().iter() {
                 if let Err(Waits(reason)) = self.tick(campaign, &mut runs).await {
-                    self.waits_for(campaign, Some(reason));
+                    self.is_seen(campaign, None, Some(reason));
                 }
             }
         }
@@ -132,7 +140,8 @@ impl Bulks {
         let id = campaign.id.0;
         match campaign.state {
             CampaignState::Running => {
-                if !runs.contains_key(&id) {
+                // A user has started it, perhaps once more since the last tick.
+                if campaign.note.accepted.is_none() || !runs.contains_key(&id) {
                     runs.insert(id, self.go_on(campaign).await?);
                 }
                 let Some(run) = runs.get_mut(&id) else { return Ok(()) };
@@ -140,6 +149,7 @@ impl Bulks {
             }
             state => {
                 if let Some(run) = runs.remove(&id) {
+                    self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                     self.campaigns.keep_changes(campaign.id, None, |note| note.walk = run.walk).await?;
                 }
                 if state == CampaignState::Stopped {
@@ -200,7 +210,7 @@ impl Bulks {
             BulkStep::Begin(count) => {
                 let (begun, waits) = self.begin(campaign, run, count as usize).await;
                 run.bulk.begun(now, begun);
-                self.waits_for(campaign, waits.map(|Waits(reason)| reason));
+                self.is_seen(campaign, Some(run.walk), waits.map(|Waits(reason)| reason));
             }
         }
         if run.walk.has_ended() && self.changes.tally.open(campaign.id.0).open() == 0 {
@@ -210,24 +220,21 @@ impl Bulks {
             self.campaigns.keep_changes(campaign.id, finished, |note| note.walk = walk).await?;
         } else if run.walk != run.kept && now.ms_since(run.kept_at) >= KEEP_EVERY_MS {
             (run.kept, run.kept_at) = (run.walk, now);
-            let walk = run.walk;
-            self.campaigns.keep_changes(campaign.id, None, |note| note.walk = walk).await?;
+            self.campaigns.keep_walk(campaign.id, run.walk).await?;
         }
         Ok(())
     }
 
-    fn waits_for(&self, campaign: &OfChanges, reason: Option<String>) {
-        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
-        match reason {
-            // One that a user has just turned waits for nothing.
-            Some(reason) if self.campaigns.runs_changes(campaign.id) => {
-                if waits.get(&campaign.id.0) != Some(&reason) {
-                    tracing::warn!(campaign = campaign.id.0, reason, "a campaign waits");
-                    waits.insert(campaign.id.0, reason);
-                }
-            }
-            _ => drop(waits.remove(&campaign.id.0)),
+    fn is_seen(&self, campaign: &OfChanges, walk: Option<Walk>, waits_for: Option<String>) {
+        // One that a user has just turned waits for nothing.
+        let waits_for = waits_for.filter(|_| self.campaigns.runs_changes(campaign.id));
+        let mut all_seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = all_seen.entry(campaign.id.0).or_default();
+        seen.all_met = walk.map_or(seen.all_met, |walk| walk.has_ended());
+        if let Some(reason) = waits_for.as_ref().filter(|_| seen.waits_for != waits_for) {
+            tracing::warn!(campaign = campaign.id.0, reason, "a campaign waits");
         }
+        seen.waits_for = waits_for;
     }
 
     /// Begins at most `count` changes; answers how many, and what keeps it from more.
