@@ -24,9 +24,10 @@ pub mod tokens;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 
 use self::problem::Problem;
@@ -92,6 +93,7 @@ pub fn routes(api: Arc<Api>) -> Router {
         .route("/v1/tokens/{name}", delete(token_routes::revoke))
         .route("/v1/openapi.json", get(openapi))
         .layer(DefaultBodyLimit::max(body_bytes_max))
+        .layer(middleware::from_fn(to_the_end))
         .merge(observed(&api))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
@@ -106,6 +108,16 @@ pub fn observation(api: Arc<Api>) -> Router {
 /// The same beside the API, unless they have a listener of their own.
 fn observed(api: &Arc<Api>) -> Router<Arc<Api>> {
     if api.platform.core.config.api.metrics_listen.is_empty() { api.metrics.routes() } else { Router::new() }
+}
+
+/// A caller that hangs up does not cut in half what was begun: what was committed has its effects.
+async fn to_the_end(request: Request, next: Next) -> Response {
+    tokio::spawn(next.run(request)).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request to the API has failed");
+        let detail =
+            "the request has failed inside the platform, whose log says why; look before it is repeated";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
+    })
 }
 
 async fn openapi() -> impl IntoResponse {

@@ -1,9 +1,11 @@
 //! HTTP of the entitlement server: parsing, statuses, forms, compression.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::http::header::{
@@ -48,11 +50,11 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let limit = Duration::from_secs(service.config.request_deadline_s);
-    let handled = tokio::time::timeout(limit, handle(&service, sender, request)).await;
+    let handled = tokio::time::timeout(limit, handle(service, sender, request)).await;
     Ok(handled.unwrap_or_else(|_| text(StatusCode::REQUEST_TIMEOUT, "the request took too long")))
 }
 
-async fn handle<B>(service: &Service, sender: Sender, request: HttpRequest<B>) -> Reply
+async fn handle<B>(service: Arc<Service>, sender: Sender, request: HttpRequest<B>) -> Reply
 where
     B: Body,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -64,7 +66,7 @@ where
     let Some(server_name) = server_name(&head.headers, &service.config.server_names) else {
         return text(StatusCode::BAD_REQUEST, "Host is missing, or not a name of this server");
     };
-    let address = forwarded(service, &head.headers).filter(|_| sender.address.is_loopback());
+    let address = forwarded(&service, &head.headers).filter(|_| sender.address.is_loopback());
     let from = address.unwrap_or(sender.address);
     let answered = match head.method {
         Method::GET => {
@@ -73,7 +75,7 @@ where
                 return text(StatusCode::URI_TOO_LONG, "the query is too long");
             }
             match Request::from_query(query) {
-                Ok(request) => service.ask(request, from, &server_name).await,
+                Ok(request) => asked(&service, request, from, server_name).await,
                 Err(error) => Err(refused(&error)),
             }
         }
@@ -81,9 +83,9 @@ where
             let is_relay = is_relay(&head.headers);
             let bytes_max = if is_relay { RELAY_BYTES_MAX } else { BODY_BYTES_MAX };
             match read(body, bytes_max).await {
-                Ok(body) if is_relay => relayed(service, &head.headers, &body).await,
+                Ok(body) if is_relay => relayed(&service, &head.headers, &body).await,
                 Ok(body) => match Request::from_json(&body) {
-                    Ok(request) => service.ask(request, from, &server_name).await,
+                    Ok(request) => asked(&service, request, from, server_name).await,
                     Err(error) => Err(refused(&error)),
                 },
                 Err(status) => return text(status, "the body cannot be read"),
@@ -96,7 +98,7 @@ where
         }
     };
     match answered {
-        Ok(Answer::Relay(cookie, packet)) => relay_reply(service, sender, &cookie, &packet),
+        Ok(Answer::Relay(cookie, packet)) => relay_reply(&service, sender, &cookie, &packet),
         Ok(Answer::Document(document)) => document_reply(&head.headers, &document),
         Err(refusal) => refusal_reply(&refusal),
     }
@@ -113,12 +115,39 @@ fn refused(error: &RequestError) -> Refusal {
     }
 }
 
-async fn relayed(service: &Service, headers: &HeaderMap, body: &[u8]) -> Result<Answer, Refusal> {
+async fn asked(
+    service: &Arc<Service>,
+    request: Request,
+    from: IpAddr,
+    server_name: String,
+) -> Result<Answer, Refusal> {
+    let service = service.clone();
+    to_the_end(async move { service.ask(request, from, &server_name).await }).await
+}
+
+async fn relayed(service: &Arc<Service>, headers: &HeaderMap, body: &[u8]) -> Result<Answer, Refusal> {
     let packet = relay::from_body(body).map_err(|error| Refusal::Parameter(error.to_string()))?;
     let headers = headers.get_all(COOKIE).iter().filter_map(|header| header.to_str().ok());
     let mut cookies = headers.flat_map(sessions::cookies_in);
     let cookie = cookies.find(|cookie| service.sessions.has(cookie)).ok_or(Refusal::Token)?;
-    service.relay(&cookie, packet).await
+    let service = service.clone();
+    to_the_end(async move { service.relay(&cookie, packet).await }).await
+}
+
+/// A device that hangs up, or is too late, does not cut in half what was begun for it: what is taken in becomes durable
+/// and has its effects.
+async fn to_the_end(
+    work: impl Future<Output = Result<Answer, Refusal>> + Send + 'static,
+) -> Result<Answer, Refusal> {
+    let mut work = Box::pin(work);
+    // What is answered at once needs no task of its own.
+    if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        return answer;
+    }
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request of a device has failed");
+        Err(Refusal::Unavailable)
+    })
 }
 
 fn is_relay(headers: &HeaderMap) -> bool {

@@ -16,6 +16,7 @@ use simtide_protocol::entitlement::{EapIdentity, IdentityKind};
 use simtide_protocol::ids::{CardId, EpochMs, Imsi};
 
 use super::random;
+use super::tokens::Life;
 
 /// What is kept for re-authentications at most; beyond it clients get no new identity and authenticate in full.
 const REAUTHENTICATIONS_KEPT_MAX: usize = 500_000;
@@ -48,8 +49,8 @@ pub struct Kept {
     pub card: Option<CardId>,
     /// What both ends go on from.
     pub keys: ReauthKeys,
-    /// When it ends.
-    pub expires: EpochMs,
+    /// As long as the token beside it.
+    pub life: Life,
 }
 
 impl Names {
@@ -86,7 +87,7 @@ impl Names {
             }
             IdentityKind::Reauthentication => {
                 let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-                let found = kept.remove(identity.as_str()).filter(|kept| now < kept.expires);
+                let found = kept.remove(identity.as_str()).filter(|kept| kept.life.holds(now));
                 found.map_or(Name::Unknown, |kept| Name::Reauthentication(Box::new(kept)))
             }
             IdentityKind::Permanent(_) | IdentityKind::Unknown => Name::Unknown,
@@ -94,13 +95,13 @@ impl Names {
     }
 
     /// Keeps what a run left for the next.
-    pub fn keep(&self, name: String, run: Kept, now: EpochMs) {
+    pub fn keep(&self, name: String, run: Kept) {
         if run.keys.counter >= self.reauthentications_max {
             return;
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= REAUTHENTICATIONS_KEPT_MAX {
-            kept.retain(|_, one| now < one.expires);
+            kept.retain(|_, one| one.life.holds(run.life.created));
         }
         if kept.len() < REAUTHENTICATIONS_KEPT_MAX {
             kept.insert(name.into(), run);
@@ -154,14 +155,16 @@ mod tests {
         let name = fresh.reauth_id.unwrap();
         let keep = |counter| {
             let keys = SessionKeys::aka("x", &[1; 16], &[2; 16]).reauth_keys(counter);
-            let kept = Kept { imsi, card: None, keys, expires: EpochMs(10) };
-            names.keep(name.clone(), kept, EpochMs(0));
+            let life = Life { created: EpochMs(0), expires: EpochMs(10) };
+            names.keep(name.clone(), Kept { imsi, card: None, keys, life });
         };
         keep(0);
         assert!(matches!(resolve(&name, 5), Name::Reauthentication(_)));
         assert!(matches!(resolve(&name, 5), Name::Unknown), "once");
         keep(1);
         assert!(matches!(resolve(&name, 10), Name::Unknown), "expired");
+        keep(1);
+        assert!(matches!(resolve(&name, -60_000), Name::Unknown), "the clock has gone back");
         keep(2);
         assert!(matches!(resolve(&name, 5), Name::Unknown), "too many");
     }

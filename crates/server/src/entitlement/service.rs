@@ -19,7 +19,7 @@ use super::limits::Limit;
 use super::names::{Kept, Name, Names};
 use super::sessions::{Authentication, Cookie, Sessions};
 use super::source::{DeliverySource, PushAddress, SourceError};
-use super::tokens::{Grant, Tokens};
+use super::tokens::{Grant, Life, Tokens};
 use super::vectors::{Strangers, VectorSource, is_passing};
 use crate::clock::Clock;
 use crate::registers::{RegisterError, VectorsWanted};
@@ -305,8 +305,13 @@ impl Service {
                 tracing::warn!(%error, "no vector for an authentication");
                 Err(Refusal::Unavailable)
             }
-            Err(_) if wanted.resynchronisation.is_some() => Ok(Event::NotDrawn),
-            Err(_) => Ok(Event::Drawn(self.strangers.vector(wanted.aka_prime), fresh)),
+            Err(error) => {
+                tracing::info!(%error, "a register refuses a vector");
+                Ok(match wanted.resynchronisation {
+                    Some(_) => Event::NotDrawn,
+                    None => Event::Drawn(self.strangers.vector(wanted.aka_prime), fresh),
+                })
+            }
         }
     }
 
@@ -325,6 +330,7 @@ impl Service {
         drop(root);
         let now = self.clock.now();
         let expires = now.plus_s(i64::from(self.config.token_validity_s));
+        let life = Life { created: now, expires };
         (0..drawn).for_each(|_| self.of_subscriber.give_back(&imsi));
         self.stats.authenticated.add(1);
         self.stats.fast.add(u64::from(was_fast));
@@ -333,12 +339,12 @@ impl Service {
             return Err(Refusal::Token);
         }
         if let Some((name, keys)) = reauth {
-            self.names.keep(name, Kept { imsi, card, keys, expires }, now);
+            self.names.keep(name, Kept { imsi, card, keys, life });
         }
         if !was_fast {
             self.source.authenticated(imsi).await?;
         }
-        let granted = self.tokens.grant(&request, imsi, card, channel, now, expires);
+        let granted = self.tokens.grant(&request, imsi, card, channel, life);
         let (token, grant) = granted.map_err(|error| {
             tracing::error!(%error, "no token can be given out");
             Refusal::Unavailable

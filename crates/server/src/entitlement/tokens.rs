@@ -20,6 +20,22 @@ use super::random;
 /// A clock that has gone back by more than this ends tokens: their age is not known any more.
 const CLOCK_BACK_MAX_MS: i64 = 60_000;
 
+/// How long something holds, in campaign time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// When it began.
+    pub created: EpochMs,
+    /// When it ends.
+    pub expires: EpochMs,
+}
+
+impl Life {
+    /// Whether it still holds. Where the clock has gone back its age is not known, and it has ended.
+    pub fn holds(&self, now: EpochMs) -> bool {
+        now < self.expires && now.ms_since(self.created) > -CLOCK_BACK_MAX_MS
+    }
+}
+
 /// What is known of a token.
 pub struct Grant {
     /// Who has authenticated.
@@ -29,17 +45,11 @@ pub struct Grant {
     terminal_id: Box<str>,
     app_name: Option<Box<str>>,
     apps: Box<[AppId]>,
-    created: EpochMs,
-    expires: EpochMs,
+    life: Life,
     channel: Mutex<Channel>,
 }
 
 impl Grant {
-    /// When the token ends.
-    pub fn expires(&self) -> EpochMs {
-        self.expires
-    }
-
     /// The second layer.
     pub fn channel(&self) -> MutexGuard<'_, Channel> {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner)
@@ -86,8 +96,7 @@ impl Tokens {
         imsi: Imsi,
         card: Option<CardId>,
         channel: Channel,
-        now: EpochMs,
-        expires: EpochMs,
+        life: Life,
     ) -> Result<(Zeroizing<String>, Arc<Grant>), TooMany> {
         let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(Zeroizing::new(random::bytes::<32>()).as_slice()));
         let hash: TokenHash = Sha256::digest(token.as_bytes()).into();
@@ -99,8 +108,7 @@ impl Tokens {
             terminal_id: request.terminal_id.to_ascii_lowercase().into(),
             app_name: request.app_name.as_deref().map(Into::into),
             apps: apps.into(),
-            created: now,
-            expires,
+            life,
             channel: Mutex::new(channel),
         });
         let mut inner = self.inner();
@@ -109,7 +117,7 @@ impl Tokens {
             inner.grants.remove(&before);
         }
         if inner.grants.len() >= self.tokens_max {
-            inner.forget_expired(now);
+            inner.forget_ended(life.created);
             if inner.grants.len() >= self.tokens_max {
                 return Err(TooMany);
             }
@@ -130,8 +138,7 @@ impl Tokens {
     ) -> Option<Arc<Grant>> {
         let hash: TokenHash = Sha256::digest(token.as_bytes()).into();
         let grant = self.inner().grants.get(&hash).cloned()?;
-        let is_alive = now < grant.expires && now.ms_since(grant.created) > -CLOCK_BACK_MAX_MS;
-        if !is_alive {
+        if !grant.life.holds(now) {
             self.revoke(&grant, &hash);
             return None;
         }
@@ -162,8 +169,8 @@ impl Tokens {
 }
 
 impl Inner {
-    fn forget_expired(&mut self, now: EpochMs) {
-        self.grants.retain(|_, grant| now < grant.expires);
+    fn forget_ended(&mut self, now: EpochMs) {
+        self.grants.retain(|_, grant| grant.life.holds(now));
         let grants = &self.grants;
         self.by_purpose.retain(|_, hash| grants.contains_key(hash));
     }
@@ -204,6 +211,10 @@ mod tests {
         Channel::new(&RootKey::from_emsk(&[1; 64], "id", "host"), Side::Server)
     }
 
+    fn life(created: i64, expires: i64) -> Life {
+        Life { created: EpochMs(created), expires: EpochMs(expires) }
+    }
+
     fn imsi() -> Imsi {
         "001010000000001".parse().unwrap()
     }
@@ -212,7 +223,7 @@ mod tests {
     fn a_token_fits_what_it_was_given_out_for() {
         let tokens = Tokens::new(10);
         let asked = request("ABC-1", "ap5901");
-        let (token, _) = tokens.grant(&asked, imsi(), None, channel(), EpochMs(100), EpochMs(1_000)).unwrap();
+        let (token, _) = tokens.grant(&asked, imsi(), None, channel(), life(100, 1_000)).unwrap();
         let now = EpochMs(500);
         assert!(tokens.find(&token, None, &request("abc-1", "ap5901"), now).is_some());
         assert!(tokens.find(&token, Some("001010000000001"), &asked, now).is_some());
@@ -223,8 +234,7 @@ mod tests {
         let named = Request { app_name: Some("x".into()), ..asked.clone() };
         assert!(tokens.find(&token, None, &named, now).is_none());
         // The next one of the same takes its place.
-        let (second, _) =
-            tokens.grant(&asked, imsi(), None, channel(), EpochMs(100), EpochMs(1_000)).unwrap();
+        let (second, _) = tokens.grant(&asked, imsi(), None, channel(), life(100, 1_000)).unwrap();
         assert!(tokens.find(&token, None, &asked, now).is_none());
         assert!(tokens.find(&second, None, &asked, now).is_some());
         assert_eq!(tokens.count(), 1);
@@ -237,9 +247,7 @@ mod tests {
         let tokens = Tokens::new(10);
         let asked = request("t", "ap5901");
         let day = 86_400_000;
-        let grant = |now: i64| {
-            tokens.grant(&asked, imsi(), None, channel(), EpochMs(now), EpochMs(now + day)).unwrap().0
-        };
+        let grant = |now: i64| tokens.grant(&asked, imsi(), None, channel(), life(now, now + day)).unwrap().0;
         let token = grant(10 * day);
         assert!(tokens.find(&token, None, &asked, EpochMs(12 * day)).is_none());
         let token = grant(10 * day);
@@ -252,14 +260,7 @@ mod tests {
     fn there_are_so_many_and_no_more() {
         let tokens = Tokens::new(2);
         let ask = |terminal: &str, now: i64| {
-            tokens.grant(
-                &request(terminal, "ap5901"),
-                imsi(),
-                None,
-                channel(),
-                EpochMs(now),
-                EpochMs(now + 10),
-            )
+            tokens.grant(&request(terminal, "ap5901"), imsi(), None, channel(), life(now, now + 10))
         };
         assert!(ask("a", 0).is_ok() && ask("b", 5).is_ok());
         assert_eq!(ask("c", 6).err(), Some(TooMany));

@@ -1,13 +1,22 @@
 //! Those who mean no good: none gets anything of a card that is not theirs, and none stops the others.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use simtide_protocol::eap::packet::{Packet, Subtype};
 use simtide_protocol::eap::peer::{Identities, Peer};
 use simtide_protocol::entitlement::{AppId, Authentication, EapIdentity, OTA_APP_DEFAULT, Request};
-use simtide_protocol::second_layer::{Content, Uplinks};
+use simtide_protocol::ids::{CardId, Imsi};
+use simtide_protocol::second_layer::{Content, ItemId, Known, UplinkContent, Uplinks, Verdict};
+use simtide_server::clock::Clock;
 use simtide_server::entitlement::config::Entitlement;
+use simtide_server::entitlement::source::{Answer, DeliverySource, MemorySource, PushAddress, Waiting};
+use simtide_server::entitlement::{Server, Service};
 use simtide_server::registers::memory::{Fault, Verb};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::support::{Reply, card, config, imsi, item, ota, world};
 
@@ -323,6 +332,79 @@ async fn a_thousand_clients_that_vanish() {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), emptied).await.unwrap();
+}
+
+/// A source that takes its time, and a note of what came of it.
+struct Slow {
+    inner: Arc<MemorySource>,
+    begun: Semaphore,
+    may_end: Semaphore,
+    ended: Semaphore,
+}
+
+impl DeliverySource for Slow {
+    fn subscriber(&self, imsi: Imsi) -> Answer<'_, Option<CardId>> {
+        self.inner.subscriber(imsi)
+    }
+
+    fn waiting<'a>(&'a self, card: CardId, known: &'a Known) -> Answer<'a, Vec<Waiting>> {
+        self.inner.waiting(card, known)
+    }
+
+    fn fetched(&self, card: CardId, items: Vec<ItemId>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.begun.add_permits(1);
+            self.may_end.acquire().await.unwrap().forget();
+            self.inner.fetched(card, items).await?;
+            self.ended.add_permits(1);
+            Ok(())
+        })
+    }
+
+    fn uplink(&self, card: CardId, uplink: UplinkContent) -> Answer<'_, Verdict> {
+        self.inner.uplink(card, uplink)
+    }
+
+    fn push_address(&self, card: CardId, address: Option<PushAddress>) -> Answer<'_, ()> {
+        self.inner.push_address(card, address)
+    }
+}
+
+/// What a device has sent is taken in to its end, although the device hangs up in the middle.
+#[tokio::test]
+async fn a_device_that_hangs_up_cuts_nothing_in_half() {
+    let mut world = world(config()).await;
+    world.source.put_waiting(card(1), item("00a1-1", 1, 10));
+    let slow = Arc::new(Slow {
+        inner: world.source.clone(),
+        begun: Semaphore::new(0),
+        may_end: Semaphore::new(0),
+        ended: Semaphore::new(0),
+    });
+    let vectors = world.server.service.vectors.clone();
+    let service = Service::new(config(), Clock::REAL, slow.clone(), vectors);
+    world.server = Server::start(service).await.unwrap();
+    let mut device = world.device(1).await;
+    device.authenticate(&world.client, false).await.unwrap();
+    let receipts = Uplinks { fetched: vec!["00a1-1".parse().unwrap()], ..Uplinks::default() };
+    let message = device.channel.as_mut().unwrap().seal([1; 12], Content::Uplinks, &receipts.to_json());
+    let body = Request { ota_data: message.ok(), ..device.with_token() }.to_json();
+    let mut line = tokio::net::TcpStream::connect(world.server.address()).await.unwrap();
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    line.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+    let limit = Duration::from_secs(20);
+    timeout(limit, slow.begun.acquire()).await.unwrap().unwrap().forget();
+    drop(line);
+    // The server has seen the line end: it has taken other requests since.
+    for _ in 0..20 {
+        device.begin(&world.client, &device.identity()).await;
+    }
+    slow.may_end.add_permits(1);
+    timeout(limit, slow.ended.acquire()).await.unwrap().unwrap().forget();
+    assert_eq!(world.source.fetched_items(card(1)).len(), 1);
 }
 
 #[tokio::test]

@@ -108,9 +108,8 @@ fn open_keys(vault: &Vault, imsi: Imsi, sealed: &[u8]) -> Result<Option<(Secret,
     if sealed.is_empty() {
         return Ok(None);
     }
-    let plain = vault
-        .unseal_at(&place(imsi), Role::Subscription, sealed)
-        .map_err(|error| RegisterError::Refused(error.to_string()))?;
+    // Not a refusal: with another key file, or a damaged record, nothing is known of the subscriber.
+    let plain = vault.unseal_at(&place(imsi), Role::Subscription, sealed).map_err(failed)?;
     let split = plain.split_first().and_then(|(length, rest)| rest.split_at_checked(usize::from(*length)));
     let keys = split.and_then(|(k, opc)| Some((Secret::new(k)?, Secret::new(opc)?)));
     keys.map(Some).ok_or_else(|| failed("a record of keys has the wrong form"))

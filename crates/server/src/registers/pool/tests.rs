@@ -170,3 +170,17 @@ async fn a_thousand_reservations_at_once_get_a_thousand_identities() {
     assert_eq!(found.len(), 1_000);
     assert_eq!(pool.state(), Ok(state(0, 1_000, 0, 0)));
 }
+
+/// With another key file nothing is known of a subscriber: that is no refusal, which would look like a stranger.
+#[tokio::test]
+async fn another_key_file_is_a_fault_and_no_refusal() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool_1 = filled(&directory, 1).await;
+    let reserved = pool_1.reserve(ChangeId(1), card(1)).await.unwrap().entry.imsi;
+    drop(pool_1);
+    for ending in ["key", "keystore"] {
+        std::fs::remove_file(directory.path().join("pool").with_extension(ending)).unwrap();
+    }
+    let pool = pool(&directory);
+    assert!(matches!(pool.entry(reserved), Err(RegisterError::Unreachable(_))));
+}
