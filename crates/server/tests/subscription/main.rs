@@ -9,6 +9,7 @@ mod numbers;
 #[path = "../support/polling.rs"]
 mod polling;
 mod polls;
+mod race;
 mod sides;
 mod world;
 

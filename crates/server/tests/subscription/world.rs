@@ -259,6 +259,9 @@ pub struct Phone {
     card: Card,
     /// What the card has sent and nobody has taken.
     sent: Vec<Submit>,
+    /// Every message that the card was given, and every one that it has sent, for whoever replays them.
+    heard: Vec<Vec<u8>>,
+    said: Vec<Submit>,
     /// Texts that the user has seen.
     pub shown: Vec<String>,
     /// The card wants a reset.
@@ -294,6 +297,8 @@ impl Phone {
         let mut phone = Phone {
             card,
             sent: Vec::new(),
+            heard: Vec::new(),
+            said: Vec::new(),
             shown: Vec::new(),
             wants_reset: false,
             lines,
@@ -390,15 +395,30 @@ impl Phone {
         let tpdu = hex::decode(delivery["tpdu"].as_str().unwrap()).unwrap();
         let service_centre = Some(Address::number("+4917000000").unwrap());
         let data = SmsPpDownload { service_centre, tpdu }.to_bytes();
-        let answer =
-            self.transmit(&[&[0x80, 0xC2, 0x00, 0x00, data.len() as u8], &data[..], &[0x00]].concat());
+        let envelope = [&[0x80, 0xC2, 0x00, 0x00, data.len() as u8], &data[..], &[0x00]].concat();
+        let answer = self.transmit(&envelope);
+        self.heard.push(envelope);
         self.serve_toolkit(answer);
+    }
+
+    /// Somebody replays, to the card and to the platform, whatever was said before.
+    pub async fn hears_it_all_again(&mut self) {
+        for envelope in self.heard.clone() {
+            let answer = self.transmit(&envelope);
+            self.serve_toolkit(answer);
+        }
+        for submit in self.said.clone() {
+            self.submit(&submit).await;
+        }
+        self.send_all().await;
+        assert!(!self.wants_reset, "what was used moves nothing");
     }
 
     /// Sends what the card wants sent.
     pub async fn send_all(&mut self) {
         for submit in std::mem::take(&mut self.sent) {
             self.submit(&submit).await;
+            self.said.push(submit);
         }
     }
 
