@@ -10,6 +10,7 @@ mod world;
 use std::sync::{Arc, Mutex};
 
 use server::Server;
+use simtide_agent::port::soft::SoftPort;
 use simtide_protocol::scp80::ResponseStatus;
 use simtide_protocol::second_layer::UplinkContent;
 use simtide_protocol::sms::Submit;
@@ -225,6 +226,53 @@ fn another_card_in_the_device_gets_nothing_of_the_first() {
     assert_eq!(server.lock().unwrap().uplinks.len(), 3);
 }
 
+/// Another card lies in the device from any step on: it gets nothing of the first one and says nothing in its name; the
+/// first one gets everything once it is back.
+#[test]
+fn a_card_that_is_swapped_at_any_step_loses_nothing_to_the_other() {
+    for second_of_spi in [BY_REPORT, BY_SUBMIT] {
+        let mut swap_after = 0;
+        loop {
+            let server = server(delivery(second_of_spi));
+            let (mut first, mut second) = (test_card(), other_card());
+            let mut world = World::new(&server, None, START);
+            world.power = Some(swap_after);
+            let whole = world.run(&mut first);
+            world.power = None;
+            let swap = |world: &mut World, pulled: &mut SoftPort| {
+                world.host.handle(world.now, simtide_device::Event::CardLost);
+                assert!(world.run(pulled));
+                world.host.handle(world.now, simtide_device::Event::PowerOn);
+            };
+            // The server has nothing for the other card.
+            let withheld = std::mem::take(&mut server.lock().unwrap().items);
+            let said = server.lock().unwrap().uplinks.len();
+            swap(&mut world, &mut first);
+            assert!(world.run(&mut second));
+            assert!(world.pass(100, &mut second));
+            assert_eq!(configuration(&mut second, 3), "ffffff", "swapped after {swap_after}");
+            assert_eq!(server.lock().unwrap().uplinks.len(), said, "swapped after {swap_after}");
+            server.lock().unwrap().items = withheld;
+            swap(&mut world, &mut second);
+            assert!(world.run(&mut first));
+            assert!(world.pass(600, &mut first));
+            assert_eq!(configuration(&mut first, 3), "030303", "swapped after {swap_after}");
+            assert!(world.queues().inbound().is_empty() && world.queues().outbound().is_empty());
+            let statuses = statuses(&server.lock().unwrap(), second_of_spi);
+            for counter in 1..=3 {
+                let of = |status| statuses.iter().filter(|one| **one == (counter, status)).count();
+                let (done, low) = (of(ResponseStatus::PorOk), of(ResponseStatus::CounterLow));
+                assert!(done <= 1 && done + low >= 1, "swapped after {swap_after}: {statuses:?}");
+            }
+            if whole {
+                break;
+            }
+            swap_after += 1;
+        }
+        assert!(swap_after > 25, "{swap_after} steps are too few for a whole delivery");
+    }
+}
+
 /// The clock is set back by years, and ahead: the device goes on asking, and a token that seems old is renewed.
 #[test]
 fn clocks_that_jump_do_not_stop_a_device() {
@@ -243,12 +291,12 @@ fn clocks_that_jump_do_not_stop_a_device() {
 }
 
 /// The same card with another number and another subscriber.
-fn other_card() -> simtide_agent::port::soft::SoftPort {
+fn other_card() -> SoftPort {
     let profile = Arc::new(simtide_protocol::profile::Profile::standard());
     let mut personalization = simtide_agent::personalization::of_test_card(&profile);
     personalization.iccid = "8988211000000000029".parse().unwrap();
     let card = simtide_card::Card::personalised(profile, &personalization);
-    simtide_agent::port::soft::SoftPort::volatile(card, Arc::new(simtide_card::secure_channel::NoChannels))
+    SoftPort::volatile(card, Arc::new(simtide_card::secure_channel::NoChannels))
 }
 
 /// Messages of the second layer that are repeated or changed are not taken: the card proves itself anew, and everything

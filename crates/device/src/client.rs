@@ -349,6 +349,10 @@ impl Client {
         self.names = None;
         self.exchange = Exchange::Resting;
         self.sat.card_gone();
+        // What has not been carried out yet must not meet the next card.
+        self.commands.retain(|command| {
+            !matches!(command, Command::Request(_) | Command::Authenticate { .. } | Command::Deliver(_))
+        });
         if let Some(service) = self.service.take() {
             self.commands.push_back(Command::ChannelClose(service.link));
         }
