@@ -48,6 +48,9 @@ enum Action {
         /// What the operator they leave wants: ask, inform-before or inform-after; as its settings say unless given
         #[arg(long)]
         consent: Option<String>,
+        /// By which bearer new subscribers get their identity: sms or poll; as the operator they join says unless given
+        #[arg(long)]
+        bearer: Option<String>,
         /// No new changes for the time being
         #[arg(long)]
         suspended: bool,
@@ -78,8 +81,8 @@ pub fn run(args: Args) -> Outcome {
                 client.text(client.request(reqwest::Method::DELETE, &path)).await?;
                 Ok(())
             }
-            Action::Agree { from, to, consent, suspended, both } => {
-                let terms = terms(consent, suspended);
+            Action::Agree { from, to, consent, bearer, suspended, both } => {
+                let terms = terms(consent, bearer, suspended);
                 agree(&client, &from, &to, &terms, as_json).await?;
                 if both { agree(&client, &to, &from, &terms, as_json).await } else { Ok(()) }
             }
@@ -102,10 +105,12 @@ async fn put(client: &Client, name: &str, file: &PathBuf, as_json: bool) -> Done
     print(&kept, as_json)
 }
 
-fn terms(consent: Option<String>, suspended: bool) -> Value {
+fn terms(consent: Option<String>, bearer: Option<String>, suspended: bool) -> Value {
     let mut terms = json!({ "suspended": suspended });
-    if let Some(consent) = consent {
-        terms["consent"] = json!(consent);
+    for (key, value) in [("consent", consent), ("bearer", bearer)] {
+        if let Some(value) = value {
+            terms[key] = json!(value);
+        }
     }
     terms
 }

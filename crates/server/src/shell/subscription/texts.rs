@@ -87,7 +87,7 @@ impl Changes {
             tracing::warn!(texts = TEXTS_MAX, "a text for a user is given up: too many wait");
             return;
         };
-        let (weak, clock) = (self.me.clone(), self.core.clock.clone());
+        let (weak, clock) = (self.me.clone(), self.core.clock);
         let until = self.core.now().plus_s(TEXT_VALIDITY_S);
         tokio::spawn(async move {
             let _room = room;
