@@ -213,6 +213,8 @@ async fn what_cannot_be_understood_is_refused_with_its_reason() {
         ),
         (get(&format!("{card}/commands/1-x")), 400, "1-42"),
         (get(&format!("{card}/commands/1-42")), 404, "not there"),
+        (post(&format!("{card}/commands/1-x/abandon"), String::new()), 400, "1-42"),
+        (post(&format!("{card}/commands/1-42/abandon"), String::new()), 404, "not there"),
         (post("/v1/imports?format=xls", String::new()), 400, "csv"),
         (post("/v1/imports?operator=nobody", String::new()), 422, "operator"),
         (post("/v1/imports", "x".repeat(300_000)), 413, "import_bytes_max"),

@@ -397,6 +397,28 @@ async fn a_command_in_two_parts_is_proven_by_its_receipt() {
 }
 
 #[tokio::test]
+async fn an_abandoned_command_makes_way_and_its_late_proof_still_counts() {
+    let (store, platform, _smsc, mut device) = reached(1).await;
+    let packet = commands::send(&platform, TENANT, wanted(10)).await.unwrap();
+    let opened = scp80::open(&device.message().await, &keys()).unwrap();
+    for _ in 0..2 {
+        let given_up = commands::abandon(&platform, packet.key).await.unwrap();
+        assert_eq!(given_up.state, PacketState::Abandoned);
+    }
+    let next = commands::send(&platform, TENANT, wanted(10)).await.unwrap();
+    assert_eq!(next.key.counter, packet.key.counter + 1);
+    device.prove(0, &opened.header, scp80::ResponseStatus::PorOk, &[1, 0x90, 0x00]).await;
+    let state = async |key| store.packet(key).await.unwrap().unwrap().state;
+    until(async || state(packet.key).await == PacketState::Proven(0)).await;
+    assert!(state(next.key).await.is_open());
+    let proven = commands::abandon(&platform, packet.key).await.unwrap();
+    assert_eq!(proven.state, PacketState::Proven(0));
+    let nobody = simtide_server::store::PacketKey { counter: 99, ..packet.key };
+    assert!(matches!(commands::abandon(&platform, nobody).await, Err(commands::NotAbandoned::Unknown)));
+    platform.stop().await;
+}
+
+#[tokio::test]
 async fn a_command_whose_response_was_announced_stays_open_until_it_comes() {
     let (store, platform, _smsc, mut device) = reached(1).await;
     let card = CardId::from(iccid(0));

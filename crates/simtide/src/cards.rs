@@ -30,6 +30,13 @@ enum Action {
     },
     /// Send a command to a card by SMS
     Command(Command),
+    /// Give up a command whose proof does not come, so that the next one may leave
+    Abandon {
+        /// ICCID or EID
+        card: String,
+        /// Key set and counter: 1-42
+        command: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,6 +97,10 @@ pub fn run(args: Args) -> Outcome {
             Action::List(list) => show_list(&client, list, as_json).await,
             Action::Show { card } => show(&client, &card, as_json).await,
             Action::Command(command) => send(&client, command, as_json).await,
+            Action::Abandon { card, command } => {
+                let path = format!("/v1/cards/{card}/commands/{command}/abandon");
+                print_packet(&client.post(&path, &Value::Null).await?, as_json)
+            }
         }
     })??;
     Ok(ExitCode::SUCCESS)

@@ -12,8 +12,8 @@ pub const PARTS_MAX: u8 = 128;
 /// |---|---|---|
 /// | Queued | Submitting; Deadline | Submitted; Expired (nothing has left) |
 /// | Submitted | Accepted (all parts); RefusedBySmsc; Busy; LinkLost; receipts | Accepted; Refused; Queued; Unknown; as below |
-/// | Accepted, Delivered, Unknown | Delivered (all parts); Undeliverable | Delivered; Expired (trigger), Unknown (command) |
-/// | any of these | Deadline | Expired (trigger), Unknown (command: only a proof or a fence settles it) |
+/// | Accepted, Delivered, Unknown | Delivered (all parts); Undeliverable | Delivered; Expired (trigger, unproven), Unknown (command) |
+/// | any of these | Deadline | Expired (trigger, unproven), Unknown (command: only a proof or a fence settles it) |
 /// | any but Proven | Proof: success; refusal | Proven; Refused |
 /// | any open | Proof: more time, the response will follow | Delivered: the proof proper is still to come |
 /// | any open | Called (trigger) | Proven |
@@ -58,6 +58,8 @@ pub enum Purpose {
     Trigger,
     /// Changes something on the card. Whether it did must become known.
     Command,
+    /// The same without a proof: nobody tells what became of it, and it stands in nobody's way after its validity.
+    Unproven,
 }
 
 /// One packet: what the decisions need of its row.
@@ -182,7 +184,7 @@ impl Packet {
             (_, Evidence::Fenced | Evidence::Abandon) => S::Abandoned,
             (_, Evidence::Called) => match self.purpose {
                 Purpose::Trigger => S::Proven(status::OK),
-                Purpose::Command => state,
+                Purpose::Command | Purpose::Unproven => state,
             },
             (_, Evidence::Deadline) if now < self.deadline => state,
             (S::Queued, Evidence::Deadline) if self.copies == 0 => S::Expired,
@@ -230,7 +232,7 @@ impl Packet {
 
     fn lost(&self) -> PacketState {
         match self.purpose {
-            Purpose::Trigger => PacketState::Expired,
+            Purpose::Trigger | Purpose::Unproven => PacketState::Expired,
             Purpose::Command => PacketState::Unknown,
         }
     }
@@ -266,7 +268,7 @@ pub enum Blocked {
 pub fn may_send<'a>(next: &Packet, others: impl IntoIterator<Item = &'a Packet>) -> Result<(), Blocked> {
     for other in others.into_iter().filter(|other| other.key_set == next.key_set) {
         let (key_set, counter) = (other.key_set, other.counter);
-        if counter < next.counter && other.purpose == Purpose::Command && other.state.is_open() {
+        if counter < next.counter && other.purpose != Purpose::Trigger && other.state.is_open() {
             return Err(Blocked::ByOpenCommand { key_set, counter });
         }
         if counter > next.counter && matches!(other.state, PacketState::Proven(_)) {
@@ -317,6 +319,18 @@ mod tests {
         assert_eq!(step(Evidence::Delivered { part: 0 }), (Change::From(S::Accepted), S::Delivered));
         assert_eq!(step(Evidence::Proof { status: 0 }), (Change::Settled(S::Delivered), S::Proven(0)));
         assert_eq!(step(Evidence::Proof { status: 2 }), (Change::Nothing, S::Proven(0)));
+    }
+
+    #[test]
+    fn what_asks_for_no_proof_ends_with_its_validity() {
+        let mut packet = packet(Purpose::Unproven);
+        for part in [0, 1] {
+            packet.apply(EpochMs(1), Evidence::Delivered { part });
+        }
+        assert_eq!(packet.state, PacketState::Delivered);
+        assert_eq!(packet.apply(EpochMs(500), Evidence::Called), Change::Nothing);
+        let change = packet.apply(EpochMs(1_000), Evidence::Deadline);
+        assert_eq!((change, packet.state), (Change::Settled(PacketState::Delivered), PacketState::Expired));
     }
 
     #[test]

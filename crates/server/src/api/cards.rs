@@ -141,6 +141,7 @@ pub struct HistoryView {
 
 /// Which cards a list shows.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
     /// Card profile.

@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::request::{Body, Parameters, named, next_place, place};
 use super::tokens::{Caller, Role};
 use crate::registers::AttachReport;
+use crate::shell::core::Catalogue;
 use crate::shell::subscription::{ChangeRefused, Kept, ListQuery, RequestRefused, Wanted};
 use crate::store::{Alias, OperatorId, TenantId};
 
@@ -67,9 +68,9 @@ pub struct ChangeView {
     pub id: String,
     /// IdSC.
     pub card: String,
-    /// Operator where the card leaves.
+    /// Operator where the card leaves, by the name of its settings.
     pub from: String,
-    /// Operator where it goes.
+    /// Operator where it goes, likewise.
     pub to: String,
     /// requested, authorised, reserved, armed, sent, unknown, applied, attached, withdrawn, retired, done; refused,
     /// reverted, failed, cancelled.
@@ -157,6 +158,7 @@ pub struct ChangeList {
 
 /// Which changes a list shows.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListParameters {
     /// ICCID or EID.
@@ -206,7 +208,7 @@ pub async fn create(
             }
             refused => refused.into(),
         })?;
-        Ok((StatusCode::ACCEPTED, view(&kept.change, &caller)))
+        Ok((StatusCode::ACCEPTED, view(&kept.change, &caller, &catalogue)))
     })
     .await
 }
@@ -255,7 +257,8 @@ pub async fn list(
     };
     let (kept, next) =
         api.platform.changes.list(query, |kept| may_see(&caller, kept.tenant, &kept.change)).await?;
-    let changes = kept.iter().map(|kept| view(&kept.change, &caller)).collect();
+    let catalogue = api.platform.core.catalogue();
+    let changes = kept.iter().map(|kept| view(&kept.change, &caller, &catalogue)).collect();
     Ok(Json(ChangeList { changes, next: next_place(next) }))
 }
 
@@ -268,7 +271,7 @@ pub async fn show(
     Path(change): Path<String>,
 ) -> Result<Json<ChangeView>, Problem> {
     let kept = find(&api, &caller, &change).await?;
-    Ok(Json(view(&kept.change, &caller)))
+    Ok(Json(view(&kept.change, &caller, &api.platform.core.catalogue())))
 }
 
 /// retry: tries at once what is waited for, or asks again where the change has ended without success; resolve: asks the
@@ -305,7 +308,7 @@ pub async fn turn(
         }
         _ => changes.resolve(id).await?,
     };
-    Ok((StatusCode::ACCEPTED, Json(view(&change, &caller))))
+    Ok((StatusCode::ACCEPTED, Json(view(&change, &caller, &api.platform.core.catalogue()))))
 }
 
 /// Operator 1's answer to the question whether its card may leave.
@@ -324,7 +327,7 @@ pub async fn consent(
     let said = if value.granted { "granted" } else { "denied" };
     api.audit(&caller, "change.consent", kept.change.id, said).await?;
     let change = api.platform.changes.consent(kept.change.id, value.granted).await?;
-    Ok((StatusCode::ACCEPTED, Json(view(&change, &caller))))
+    Ok((StatusCode::ACCEPTED, Json(view(&change, &caller, &api.platform.core.catalogue()))))
 }
 
 /// A register reports that an identity has attached.
@@ -370,7 +373,7 @@ fn may_see(caller: &Caller, tenant: TenantId, change: &Change) -> bool {
 }
 
 /// A change as this caller sees it: an operator does not see the other's identity of the card.
-pub fn view(change: &Change, caller: &Caller) -> ChangeView {
+pub fn view(change: &Change, caller: &Caller, catalogue: &Catalogue) -> ChangeView {
     let first = caller.acts_for(OperatorId(change.from.operator));
     let second = caller.acts_for(OperatorId(change.to.operator));
     let identity = change.identity.filter(|_| second);
@@ -378,8 +381,8 @@ pub fn view(change: &Change, caller: &Caller) -> ChangeView {
     ChangeView {
         id: change.id.to_string(),
         card: change.card.to_string(),
-        from: change.from.name.clone(),
-        to: change.to.name.clone(),
+        from: catalogue.operator_name(OperatorId(change.from.operator)).to_owned(),
+        to: catalogue.operator_name(OperatorId(change.to.operator)).to_owned(),
         state: change.state.name().to_owned(),
         open: change.is_open(),
         reason: change.reason.map(reason),

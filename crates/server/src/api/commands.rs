@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use simtide_platform::content::HexBytes;
 use simtide_protocol::ids::{CardId, EpochMs, Tar};
 
-use super::Shared;
 use super::idempotency::once;
 use super::problem::Problem;
 use super::request::{Body, named};
 use super::tokens::{Caller, Role};
-use crate::shell::commands::{self, CommandRefused, VALIDITY_S, Wanted};
+use super::{Api, Shared};
+use crate::shell::commands::{self, CommandRefused, NotAbandoned, VALIDITY_S, Wanted};
 use crate::store::{Origin, Packet, PacketKey, PacketState};
 
 /// A command to be sent.
@@ -121,9 +121,39 @@ pub async fn send(
 pub async fn show(
     State(api): Shared,
     caller: Caller,
-    Path((card, command)): Path<(String, String)>,
+    Path(path): Path<(String, String)>,
 ) -> Result<Json<PacketView>, Problem> {
-    let id: CardId = named("card", &card)?;
+    let packet = packet_of(&api, &caller, &path).await?;
+    let mut view = packet_view(&packet);
+    view.answer = api.platform.answers.find(packet.key).map(|answer| AnswerView {
+        status: answer.status.code(),
+        status_text: answer.status.text().to_owned(),
+        data: hex::encode_upper(&answer.data),
+        authenticated: answer.authenticated,
+    });
+    Ok(Json(view))
+}
+
+/// Gives up a command whose proof does not come: the next one may leave. It may have had its effect.
+#[utoipa::path(post, path = "/v1/cards/{card}/commands/{command}/abandon",
+    params(("card" = String, Path, description = "ICCID or EID"),
+        ("command" = String, Path, description = "key set and counter: 1-42")),
+    security(("token" = [])), responses((status = 200, body = PacketView), (status = "4XX", body = Problem)))]
+pub async fn abandon(
+    State(api): Shared,
+    caller: Caller,
+    Path(path): Path<(String, String)>,
+) -> Result<Json<PacketView>, Problem> {
+    caller.must_be(Role::Operator)?;
+    let packet = packet_of(&api, &caller, &path).await?;
+    api.audit(&caller, "card.abandon", packet.key.card, &path.1).await?;
+    Ok(Json(packet_view(&commands::abandon(&api.platform, packet.key).await?)))
+}
+
+/// The packet of a path, where the caller may see it.
+async fn packet_of(api: &Api, caller: &Caller, path: &(String, String)) -> Result<Packet, Problem> {
+    let (card, command) = path;
+    let id: CardId = named("card", card)?;
     let store = &api.platform.core.store;
     let row = store.card(id).await?;
     let owned =
@@ -138,14 +168,7 @@ pub async fn show(
         let latest = store.identities(id, 1).await?.first().and_then(|latest| latest.since);
         packet = packet.filter(|packet| latest.is_none_or(|since| packet.at >= since));
     }
-    let mut view = packet_view(&packet.ok_or_else(|| Problem::not_found("the command"))?);
-    view.answer = api.platform.answers.find(key).map(|answer| AnswerView {
-        status: answer.status.code(),
-        status_text: answer.status.text().to_owned(),
-        data: hex::encode_upper(&answer.data),
-        authenticated: answer.authenticated,
-    });
-    Ok(Json(view))
+    packet.ok_or_else(|| Problem::not_found("the command"))
 }
 
 fn wanted(card: CardId, command: NewCommand) -> Result<Wanted, Problem> {
@@ -203,6 +226,16 @@ pub fn packet_view(packet: &Packet) -> PacketView {
         at: packet.at,
         deadline: packet.deadline,
         answer: None,
+    }
+}
+
+impl From<NotAbandoned> for Problem {
+    fn from(refused: NotAbandoned) -> Problem {
+        match refused {
+            NotAbandoned::Unknown => Problem::not_found("the command"),
+            NotAbandoned::Followed => Problem::conflict(refused.to_string()),
+            NotAbandoned::Store(error) => error.into(),
+        }
     }
 }
 

@@ -140,6 +140,7 @@ pub struct DeliveryList {
 
 /// Which deliveries a list shows.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListParameters {
     /// ICCID or EID.

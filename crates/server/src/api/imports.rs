@@ -86,6 +86,7 @@ pub struct ImportList {
 
 /// What is said beside the file.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ImportQuery {
     /// File name, for people.

@@ -64,6 +64,7 @@ pub fn routes(api: Arc<Api>) -> Router {
         .route("/v1/cards/{card}", get(cards::show))
         .route("/v1/cards/{card}/commands", post(commands::send))
         .route("/v1/cards/{card}/commands/{command}", get(commands::show))
+        .route("/v1/cards/{card}/commands/{command}/abandon", post(commands::abandon))
         .route("/v1/campaigns", get(campaigns::list).post(campaigns::create))
         .route("/v1/campaigns/{campaign}", get(campaigns::show))
         .route("/v1/campaigns/{campaign}/{verb}", post(campaigns::turn))

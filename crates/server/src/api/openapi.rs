@@ -16,6 +16,7 @@ use super::{
         cards::show,
         commands::send,
         commands::show,
+        commands::abandon,
         campaigns::create,
         campaigns::list,
         campaigns::show,

@@ -1,5 +1,6 @@
 //! A single command to a single card by SMS: reserved, sealed, sent, and proven by the card's receipt.
 
+use simtide_platform::delivery::Evidence;
 use simtide_protocol::ids::{CardId, EpochMs, Tar};
 use simtide_protocol::profile::Profile;
 use simtide_protocol::scp80::Spi;
@@ -9,7 +10,8 @@ use super::Platform;
 use super::sealing::{self, SealingError};
 use super::sending::Outgoing;
 use crate::store::{
-    Command, Op, Origin, Outcome, Packet, PacketKey, PacketState, PassedOver, StoreError, TenantId,
+    Command, Op, Origin, Outcome, Packet, PacketChange, PacketKey, PacketState, PassedOver, StoreError,
+    TenantId,
 };
 
 /// Largest plain secured data of a command.
@@ -59,7 +61,9 @@ pub enum CommandRefused {
     #[error(transparent)]
     Policy(#[from] PolicyError),
     /// Another packet of the key set is open.
-    #[error("another packet of this key set is open: wait for its proof, or abandon it")]
+    #[error(
+        "another packet of this key set is open: see the card's packets, wait for its proof, or abandon the command"
+    )]
     OpenPacket,
     /// The counter is used up.
     #[error("the counter of the key set is used up: give the card another key set")]
@@ -124,6 +128,42 @@ pub async fn send(platform: &Platform, tenant: TenantId, wanted: Wanted) -> Resu
     };
     platform.outbox.send(vec![Outgoing { packet: packet.clone(), card: Some(Box::new(card)) }]).await;
     Ok(packet)
+}
+
+/// Why a command is not abandoned.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAbandoned {
+    /// No such packet.
+    #[error("there is no such command")]
+    Unknown,
+    /// It belongs to something that follows it.
+    #[error("the packet is not a single command: end its campaign, change or delivery instead")]
+    Followed,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Gives up a command whose proof does not come, so that it stands in nobody's way. It may have had its effect, and a
+/// proof that still comes counts. Answers its row; one that is settled stays as it is.
+///
+/// # Errors
+/// [`NotAbandoned`]; nothing has changed.
+pub async fn abandon(platform: &Platform, key: PacketKey) -> Result<Packet, NotAbandoned> {
+    let store = &platform.core.store;
+    let packet = store.packet(key).await?.ok_or(NotAbandoned::Unknown)?;
+    if packet.origin != Origin::Request {
+        return Err(NotAbandoned::Followed);
+    }
+    if !packet.state.is_open() {
+        return Ok(packet);
+    }
+    // In memory too, and out of the link's queue; the store lets nothing settled be overwritten.
+    let _ = platform.flight.evidence(key, platform.core.now(), Evidence::Abandon);
+    let state = PacketState::Abandoned;
+    let change = PacketChange { key, state, message_ids: Vec::new(), deadline: None };
+    platform.core.commit_card(&key.card, vec![Op::Packet(change)]).await?;
+    store.packet(key).await?.ok_or(NotAbandoned::Unknown)
 }
 
 /// Key set and SPI: as asked for, else as the profile says.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use simtide_platform::delivery::{self, Change, Evidence, Purpose};
 use simtide_platform::flow::{InFlight, Seen};
 use simtide_protocol::ids::EpochMs;
+use simtide_protocol::scp80::{PorRequest, Spi};
 
 use super::delivery::presence::Sightings;
 use crate::store::{self, Origin, PacketKey, PacketState};
@@ -88,14 +89,8 @@ impl Flight {
 
     /// A packet as its row says; `parts` short messages carry it.
     pub fn takes_off(&self, row: &store::Packet, parts: u8) {
-        let purpose = match row.origin {
-            Origin::Trigger(_) => Purpose::Trigger,
-            Origin::Command(_) | Origin::Request | Origin::Change(_) | Origin::Delivery(_) => {
-                Purpose::Command
-            }
-        };
         let reserved =
-            delivery::Packet::reserved(purpose, row.key.key_set, row.key.counter, parts, row.deadline);
+            delivery::Packet::reserved(purpose(row), row.key.key_set, row.key.counter, parts, row.deadline);
         let copies = u8::from(row.state != PacketState::Queued);
         let flying = Flying {
             packet: reserved.restored(to_machine(row.state), copies),
@@ -265,6 +260,16 @@ impl Flight {
     }
 }
 
+/// What a row's packet is for, as the decisions name it.
+pub fn purpose(row: &store::Packet) -> Purpose {
+    let [first, second] = row.spi.to_be_bytes();
+    match row.origin {
+        Origin::Trigger(_) => Purpose::Trigger,
+        Origin::Request if Spi::new(first, second).por() != PorRequest::Always => Purpose::Unproven,
+        Origin::Command(_) | Origin::Request | Origin::Change(_) | Origin::Delivery(_) => Purpose::Command,
+    }
+}
+
 /// A row's state as the decisions name it.
 pub fn to_machine(state: PacketState) -> delivery::PacketState {
     use delivery::PacketState as To;
@@ -310,7 +315,7 @@ mod tests {
             key: PacketKey { card, key_set: 1, counter },
             origin,
             tar: Tar([0; 3]),
-            spi: 0x1600,
+            spi: 0x1639,
             state: PacketState::Queued,
             at: EpochMs(0),
             deadline: EpochMs(1_000),
@@ -340,5 +345,10 @@ mod tests {
         let proven = flight.evidence(command.key, EpochMs(3_000), Evidence::Proof { status: 0 }).unwrap();
         assert_eq!(proven.state, PacketState::Proven(0));
         assert_eq!((flight.len(), flight.seen(0).expired), (0, 1));
+        let unproven = store::Packet { spi: 0x1600, ..row(3, Origin::Request) };
+        flight.takes_off(&unproven, 1);
+        flight.evidence(unproven.key, EpochMs(1), Evidence::Submitting).unwrap();
+        let ended = flight.evidence(unproven.key, EpochMs(1_000), Evidence::Deadline).unwrap();
+        assert_eq!((ended.state, flight.len(), flight.seen(0).expired), (PacketState::Expired, 0, 0));
     }
 }

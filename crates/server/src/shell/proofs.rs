@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use simtide_platform::delivery::{self, Change, Evidence, Purpose};
+use simtide_platform::delivery::{self, Change, Evidence};
 use simtide_protocol::ids::CardId;
 use simtide_protocol::personalization::{Uplink, UplinkHead};
 use simtide_protocol::scp80::{self, Counter, Response, ResponseStatus};
@@ -17,7 +17,7 @@ use simtide_protocol::sms::{Arrival, Assembled, Element, Limits, Reassembly};
 use tokio::sync::mpsc;
 
 use super::core::Core;
-use super::flight::{Flight, from_machine, to_machine};
+use super::flight::{Flight, from_machine, purpose, to_machine};
 use super::sealing;
 use super::sending::{Incoming, card_of};
 use crate::smpp::Verdict;
@@ -354,7 +354,7 @@ impl Proofs {
             return Some(Op::Packet(change));
         }
         let machine =
-            delivery::Packet::reserved(Purpose::Command, key.key_set, key.counter, 1, packet.deadline);
+            delivery::Packet::reserved(purpose(packet), key.key_set, key.counter, 1, packet.deadline);
         let mut machine = machine.restored(to_machine(packet.state), 1);
         match machine.apply(now, evidence) {
             Change::Nothing => None,

@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS identity (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS identity_free ON identity (imsi) WHERE state = 0;
 CREATE INDEX IF NOT EXISTS identity_state ON identity (state);
+CREATE INDEX IF NOT EXISTS identity_number ON identity (msisdn);
 CREATE INDEX IF NOT EXISTS identity_unreported ON identity (imsi) WHERE access = 1 AND reported = 0;
 
 -- What every change has had. A change that was released stays: a late reservation finds it.

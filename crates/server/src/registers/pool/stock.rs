@@ -159,7 +159,10 @@ fn row(columns: &[String], separator: char, text: &str) -> Result<Stock, String>
     };
     let keys = match (secret("ki")?, secret("opc")?) {
         (Some(k), Some(opc)) => {
-            check_keys(algorithm, &k, &opc).map_err(|error| error.to_string())?;
+            check_keys(algorithm, &k, &opc).map_err(|error| match error {
+                RegisterError::Invalid(reason) => reason,
+                other => other.to_string(),
+            })?;
             Some((k, opc))
         }
         (None, None) => None,
@@ -172,13 +175,19 @@ pub(super) fn add(connection: &Connection, vault: &Vault, stock: &[Stock]) -> Re
     let put = "INSERT INTO identity (imsi, state, msisdn, algorithm, keys_fixed, keys)
                VALUES (?1, 0, ?2, ?3, ?4, ?5) ON CONFLICT (imsi) DO NOTHING";
     let mut put = connection.prepare_cached(put).map_err(failed)?;
+    // A number that has left with its identity may come again with another.
+    let find = "SELECT imsi FROM identity WHERE msisdn = ?1 AND imsi <> ?2 AND state <> 3 LIMIT 1";
+    let mut find = connection.prepare_cached(find).map_err(failed)?;
     let mut sums = Added::default();
     for one in stock {
         let sealed = seal_keys(vault, one.imsi, one.keys.as_ref())?;
-        let msisdn = one.msisdn.map(|number| number.to_string());
-        let row =
-            params![one.imsi.to_string(), msisdn, algorithm_code(one.algorithm), one.keys.is_some(), sealed];
+        let (imsi, msisdn) = (one.imsi.to_string(), one.msisdn.map(|number| number.to_string()));
+        let row = params![imsi, msisdn, algorithm_code(one.algorithm), one.keys.is_some(), sealed];
         let added = put.execute(row).map_err(failed)? as u64;
+        if added == 1 && find.exists(params![msisdn, imsi]).map_err(failed)? {
+            let why = format!("the number of {imsi} is another identity's: two cards cannot have it");
+            return Err(RegisterError::Conflict(why));
+        }
         sums.added += added;
         sums.known += 1 - added;
     }

@@ -45,6 +45,19 @@ async fn a_change_gets_the_same_identity_and_keys_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_number_is_one_identity_s() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = filled(&directory, 2).await;
+    let read = |rows: &str| Stock::read(&format!("imsi,msisdn\n{rows}")).unwrap();
+    let again = pool.add(read("001020000000001,43660000001\n")).await.unwrap();
+    assert_eq!((again.added, again.known), (0, 1));
+    let taken = pool.add(read("001020000000008,43660000009\n001020000000009,43660000002\n")).await;
+    assert!(is_conflict(&taken));
+    assert_eq!(pool.state(), Ok(state(2, 0, 0, 0)), "nothing of it was added");
+    assert_eq!(pool.add(read("001020000000008,\n001020000000009,\n")).await.unwrap().added, 2);
+}
+
+#[tokio::test]
 async fn keys_lie_nowhere_in_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let pool = filled(&directory, 1).await;
