@@ -12,6 +12,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use simtide_protocol::aka::{Outcome, SqnArray, authenticate};
 use simtide_protocol::card_file::{AuthenticationAlgorithm, Secret};
+use simtide_protocol::gsup::Domain;
 use simtide_protocol::ids::{CardId, ChangeId};
 use simtide_server::registers::algorithm::Functions;
 use simtide_server::registers::checked::Checked;
@@ -268,7 +269,7 @@ async fn attaches_are_reported_until_they_are_acknowledged_and_not_again() {
     assert_eq!(reporter.once().await, Ok(0), "it is not armed");
     register.arm(ChangeId(1), imsi).await.unwrap();
     assert_eq!(reporter.once().await, Ok(0), "it has not attached");
-    pool.attached(imsi, "vlr".to_owned()).await.unwrap();
+    pool.attached(imsi, Domain::CircuitSwitched, "vlr".to_owned()).await.unwrap();
     assert!(reporter.once().await.is_err());
     assert_eq!(reporter.once().await, Ok(1));
     assert_eq!(reporter.once().await, Ok(0));

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use simtide_protocol::aka::{self, Sqn, Vector};
+use simtide_protocol::gsup::Domain;
 use simtide_protocol::ids::{CardId, ChangeId, Imsi};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -160,9 +161,9 @@ impl Register for Pooled {
     fn watch(&self, imsi: Imsi) -> Answer<'_, Seen> {
         Box::pin(async move {
             let seen = self.backend.seen(imsi).await?;
-            if seen.attached && self.pool.entry(imsi)?.is_some_and(|entry| entry.attached.is_empty()) {
+            if seen.attached && self.pool.entry(imsi)?.is_some_and(|entry| !entry.attached.is_anywhere()) {
                 // A back end that forgets must not free an identity that a card has.
-                match self.pool.attached(imsi, ELSEWHERE.to_owned()).await {
+                match self.pool.attached(imsi, Domain::CircuitSwitched, ELSEWHERE.to_owned()).await {
                     Ok(()) | Err(RegisterError::Refused(_)) => {}
                     Err(error) => return Err(error),
                 }

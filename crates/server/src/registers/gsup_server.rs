@@ -36,6 +36,8 @@ const VECTORS: u8 = 5;
 const GREETING_WITHIN: Duration = Duration::from_secs(10);
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The domain of a message that names none: data, as OsmoHLR reads it.
+const UNNAMED: Domain = Domain::PacketSwitched;
 /// Longest name of an element, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -46,14 +48,14 @@ pub struct Elements {
 }
 
 impl NetworkElements for Elements {
-    fn cancel(&self, element: &str, imsi: Imsi) {
-        self.tell(element, imsi, CancelType::Withdrawn);
+    fn cancel(&self, element: &str, imsi: Imsi, domain: Domain) {
+        self.tell(element, imsi, CancelType::Withdrawn, domain);
     }
 }
 
 impl Elements {
-    fn tell(&self, element: &str, imsi: Imsi, cancel: CancelType) {
-        let body = Body::LocationCancel { cancel, domain: Some(Domain::CircuitSwitched) };
+    fn tell(&self, element: &str, imsi: Imsi, cancel: CancelType, domain: Domain) {
+        let body = Body::LocationCancel { cancel, domain: Some(domain) };
         let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let frame = Frame::Gsup(Message { imsi, body }.encode());
         if connected.get(element).is_none_or(|out| out.try_send(frame).is_err()) {
@@ -189,8 +191,8 @@ struct Element {
     centre: Arc<Centre>,
     elements: Arc<Elements>,
     out: mpsc::Sender<Frame>,
-    /// Location updates whose INSERT DATA is not confirmed yet; one per identity.
-    pending: Mutex<HashMap<Imsi, ()>>,
+    /// Location updates whose INSERT DATA is not confirmed yet, with their domain; one per identity.
+    pending: Mutex<HashMap<Imsi, Domain>>,
 }
 
 /// Location updates of one element that wait for a confirmation.
@@ -208,16 +210,17 @@ impl Element {
                 Ok(data) => self.send(Message { imsi, body: data }).await,
                 Err(error) => self.answer(imsi, Procedure::UpdateLocation, Err(error)).await,
             },
-            Body::Done(Procedure::InsertData) if self.take_pending(imsi) => {
-                let answer = self.end_update(imsi).await;
+            Body::Done(Procedure::InsertData) => {
+                let Some(domain) = self.take_pending(imsi) else { return };
+                let answer = self.end_update(imsi, domain).await;
                 self.answer(imsi, Procedure::UpdateLocation, answer).await;
             }
-            Body::Failed { procedure: Procedure::InsertData, .. } if self.take_pending(imsi) => {
+            Body::Failed { procedure: Procedure::InsertData, .. } if self.take_pending(imsi).is_some() => {
                 let failed = Message::failed(imsi, Procedure::UpdateLocation, cause::NETWORK_FAILURE);
                 self.send(failed).await;
             }
-            Body::Purge { .. } => {
-                let answer = self.purge(imsi).await;
+            Body::Purge { domain } => {
+                let answer = self.purge(imsi, domain.unwrap_or(UNNAMED)).await;
                 self.answer(imsi, Procedure::Purge, answer).await;
             }
             _ => {}
@@ -242,29 +245,30 @@ impl Element {
         if pending.len() >= PENDING_MAX {
             return Err(RegisterError::Refused("too many location updates wait".to_owned()));
         }
-        pending.insert(imsi, ());
+        pending.insert(imsi, domain.unwrap_or(UNNAMED));
         Ok(Body::InsertData { msisdn: entry.msisdn, domain })
     }
 
-    fn take_pending(&self, imsi: Imsi) -> bool {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&imsi).is_some()
+    fn take_pending(&self, imsi: Imsi) -> Option<Domain> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&imsi)
     }
 
-    async fn end_update(&self, imsi: Imsi) -> Result<Body, RegisterError> {
+    async fn end_update(&self, imsi: Imsi, domain: Domain) -> Result<Body, RegisterError> {
         let pool = self.centre.pool();
-        let before = pool.entry(imsi)?.ok_or(RegisterError::NotFound)?.attached;
-        pool.attached(imsi, self.name.clone()).await?;
+        let entry = pool.entry(imsi)?.ok_or(RegisterError::NotFound)?;
+        pool.attached(imsi, domain, self.name.clone()).await?;
+        let before = entry.attached.at(domain);
         if !before.is_empty() && before != self.name {
-            self.elements.tell(&before, imsi, CancelType::Update);
+            self.elements.tell(before, imsi, CancelType::Update, domain);
         }
         Ok(Body::Done(Procedure::UpdateLocation))
     }
 
-    async fn purge(&self, imsi: Imsi) -> Result<Body, RegisterError> {
+    async fn purge(&self, imsi: Imsi, domain: Domain) -> Result<Body, RegisterError> {
         let pool = self.centre.pool();
         let entry = pool.entry(imsi)?.ok_or(RegisterError::NotFound)?;
-        if entry.attached == self.name {
-            pool.attached(imsi, String::new()).await?;
+        if entry.attached.at(domain) == self.name {
+            pool.attached(imsi, domain, String::new()).await?;
         }
         Ok(Body::Done(Procedure::Purge))
     }
@@ -345,7 +349,10 @@ mod tests {
         }
 
         async fn attach(&mut self, imsi: Imsi) -> Body {
-            let domain = Some(Domain::CircuitSwitched);
+            self.attach_in(imsi, Some(Domain::CircuitSwitched)).await
+        }
+
+        async fn attach_in(&mut self, imsi: Imsi, domain: Option<Domain>) -> Body {
             match self.ask(imsi, Body::UpdateLocation { domain }).await {
                 Body::InsertData { .. } => self.ask(imsi, Body::Done(Procedure::InsertData)).await,
                 other => other,
@@ -410,7 +417,8 @@ mod tests {
         let told = vlr.message().await.body;
         assert!(matches!(told, Body::LocationCancel { cancel: CancelType::Update, .. }), "{told:?}");
         // The first one purges late: the phone is elsewhere.
-        assert!(matches!(vlr.ask(imsi, Body::Purge { domain: None }).await, Body::Done(Procedure::Purge)));
+        let purge = Body::Purge { domain: Some(Domain::CircuitSwitched) };
+        assert!(matches!(vlr.ask(imsi, purge).await, Body::Done(Procedure::Purge)));
         assert_eq!(register.watch(imsi).await, Ok(Seen { known: true, attached: true }));
 
         register.withdraw(ChangeId(2), imsi).await.unwrap();
@@ -422,6 +430,38 @@ mod tests {
         assert!(matches!(other.attach(imsi).await, Body::Failed { .. }));
         let unknown = "001029999999999".parse().unwrap();
         assert!(matches!(other.attach(unknown).await, Body::Failed { cause: cause::IMSI_UNKNOWN, .. }));
+    }
+
+    #[tokio::test]
+    async fn a_phone_is_at_an_msc_and_at_an_sgsn_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (centre, address) = stage(&directory).await;
+        let register = centre.register();
+        let card: CardId = "8988211000000000011".parse().unwrap();
+        let imsi = register.reserve(ChangeId(1), card).await.ok().unwrap().imsi;
+        register.arm(ChangeId(1), imsi).await.unwrap();
+        let mut msc = Vlr::connect(address, "msc-1").await;
+        let mut sgsn = Vlr::connect(address, "sgsn-1").await;
+        assert!(matches!(msc.attach(imsi).await, Body::Done(Procedure::UpdateLocation)));
+        assert!(matches!(sgsn.attach_in(imsi, None).await, Body::Done(Procedure::UpdateLocation)));
+        let attached = |circuit: &str, packet: &str| {
+            let entry = centre.pool().entry(imsi).unwrap().unwrap();
+            (entry.attached.circuit, entry.attached.packet) == (circuit.to_owned(), packet.to_owned())
+        };
+        assert!(attached("msc-1", "sgsn-1"));
+        assert!(matches!(sgsn.ask(imsi, Body::Purge { domain: None }).await, Body::Done(Procedure::Purge)));
+        assert!(attached("msc-1", ""));
+        assert_eq!(register.watch(imsi).await, Ok(Seen { known: true, attached: true }));
+        assert!(matches!(sgsn.attach_in(imsi, None).await, Body::Done(Procedure::UpdateLocation)));
+        register.withdraw(ChangeId(2), imsi).await.unwrap();
+        for (element, of) in [(&mut msc, Domain::CircuitSwitched), (&mut sgsn, Domain::PacketSwitched)] {
+            let told = element.message().await.body;
+            let Body::LocationCancel { cancel: CancelType::Withdrawn, domain } = told else {
+                panic!("{told:?}")
+            };
+            assert_eq!(domain, Some(of), "the first that it hears");
+        }
+        assert!(attached("", ""));
     }
 
     #[tokio::test]

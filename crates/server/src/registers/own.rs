@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use simtide_protocol::aka::{self, Sqn, Vector};
+use simtide_protocol::gsup::Domain;
 use simtide_protocol::ids::Imsi;
 
 use super::algorithm::Functions;
@@ -23,14 +24,14 @@ const AMF_SEPARATED: [u8; 2] = [0x80, 0x00];
 /// Where an attached identity is told that it has lost its access.
 pub trait NetworkElements: Send + Sync {
     /// Tells a network element by its name to forget an identity; one that is not connected is passed over.
-    fn cancel(&self, element: &str, imsi: Imsi);
+    fn cancel(&self, element: &str, imsi: Imsi, domain: Domain);
 }
 
 /// No network element is connected.
 pub struct NoElements;
 
 impl NetworkElements for NoElements {
-    fn cancel(&self, _element: &str, _imsi: Imsi) {}
+    fn cancel(&self, _element: &str, _imsi: Imsi, _domain: Domain) {}
 }
 
 /// The authentication centre.
@@ -118,7 +119,7 @@ impl Backend for Centre {
             let entry = self.pool.entry(imsi)?.filter(|entry| entry.keys.is_some());
             Ok(entry.map_or_else(Seen::default, |entry| Seen {
                 known: entry.access,
-                attached: entry.access && !entry.attached.is_empty(),
+                attached: entry.access && entry.attached.is_anywhere(),
             }))
         })
     }
@@ -126,9 +127,12 @@ impl Backend for Centre {
     fn withdraw(&self, imsi: Imsi) -> Answer<'_, ()> {
         Box::pin(async move {
             let entry = self.pool.entry(imsi)?.ok_or(RegisterError::NotFound)?;
-            if !entry.attached.is_empty() {
-                self.elements.cancel(&entry.attached, imsi);
-                self.pool.attached(imsi, String::new()).await?;
+            for domain in [Domain::CircuitSwitched, Domain::PacketSwitched] {
+                let element = entry.attached.at(domain);
+                if !element.is_empty() {
+                    self.elements.cancel(element, imsi, domain);
+                    self.pool.attached(imsi, domain, String::new()).await?;
+                }
             }
             Ok(())
         })

@@ -2,6 +2,7 @@
 
 use rusqlite::Row;
 use simtide_protocol::card_file::{AuthenticationAlgorithm, Secret};
+use simtide_protocol::gsup::Domain;
 use simtide_protocol::ids::{CardId, ChangeId, Imsi, Msisdn};
 use zeroize::Zeroizing;
 
@@ -28,6 +29,30 @@ impl State {
     }
 }
 
+/// Network elements where an identity is attached, by domain: a phone is at an MSC and at an SGSN at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// For calls and short messages; empty: nowhere.
+    pub circuit: String,
+    /// For data; empty: nowhere.
+    pub packet: String,
+}
+
+impl Attached {
+    /// Whether a network element has it.
+    pub fn is_anywhere(&self) -> bool {
+        !(self.circuit.is_empty() && self.packet.is_empty())
+    }
+
+    /// The network element of a domain; empty: none.
+    pub fn at(&self, domain: Domain) -> &str {
+        match domain {
+            Domain::CircuitSwitched => &self.circuit,
+            Domain::PacketSwitched => &self.packet,
+        }
+    }
+}
+
 /// An identity with everything about it. Holds keys: no `Debug`.
 #[derive(Clone)]
 pub struct Entry {
@@ -49,12 +74,12 @@ pub struct Entry {
     pub access: bool,
     /// Whether access was taken away.
     pub withdrawn: bool,
-    /// Network element where it is attached; empty: none.
-    pub attached: String,
+    /// Where it is attached.
+    pub attached: Attached,
 }
 
 pub(super) const COLUMNS: &str =
-    "imsi, state, change, card, msisdn, algorithm, keys, access, withdrawn, attached";
+    "imsi, state, change, card, msisdn, algorithm, keys, access, withdrawn, attached_cs, attached_ps";
 
 pub(super) fn from_row(row: &Row<'_>, vault: &Vault) -> Result<Entry, RegisterError> {
     let imsi: Imsi = row.get::<_, String>(0).map_err(failed)?.parse().map_err(failed)?;
@@ -77,7 +102,7 @@ pub(super) fn from_row(row: &Row<'_>, vault: &Vault) -> Result<Entry, RegisterEr
         keys: open_keys(vault, imsi, &sealed)?,
         access: row.get(7).map_err(failed)?,
         withdrawn: row.get(8).map_err(failed)?,
-        attached: row.get(9).map_err(failed)?,
+        attached: Attached { circuit: row.get(9).map_err(failed)?, packet: row.get(10).map_err(failed)? },
     })
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use simtide_protocol::card_file::{AuthenticationAlgorithm, Secret};
+use simtide_protocol::gsup::Domain;
 use simtide_protocol::ids::{CardId, ChangeId, Imsi};
 use tokio::sync::Notify;
 
@@ -19,7 +20,7 @@ use self::file::{PoolFile, failed};
 use super::{PoolState, RegisterError, Subscriber};
 use crate::vault::{AlarmLimits, KeyFile, Vault, VaultSettings};
 
-pub use entry::{Entry, State};
+pub use entry::{Attached, Entry, State};
 pub use stock::{Added, Stock, StockError};
 
 use entry::{COLUMNS, from_row, seal_keys};
@@ -125,7 +126,7 @@ impl Pool {
                 let put = "INSERT INTO change (id, released) VALUES (?1, 1)
                            ON CONFLICT (id) DO UPDATE SET released = 1";
                 connection.prepare_cached(put).map_err(failed)?.execute([key(change)]).map_err(failed)?;
-                let find = "SELECT imsi, attached FROM identity
+                let find = "SELECT imsi, attached_cs || attached_ps FROM identity
                             WHERE imsi = (SELECT imsi FROM change WHERE id = ?1) AND change = ?1
                               AND state IN (1, 2)";
                 let found = connection
@@ -182,16 +183,21 @@ impl Pool {
         self.file.read(|connection| load(connection, &self.vault, imsi))
     }
 
-    /// Notes where an identity is attached; an empty name: nowhere.
+    /// Notes where an identity is attached in a domain; an empty name: nowhere.
     ///
     /// # Errors
     /// [`RegisterError::NotFound`], or [`RegisterError::Refused`] for one without access.
-    pub async fn attached(&self, imsi: Imsi, element: String) -> Result<(), RegisterError> {
+    pub async fn attached(&self, imsi: Imsi, domain: Domain, element: String) -> Result<(), RegisterError> {
         let noted = self
             .file
             .write(move |connection| {
-                let set = "UPDATE identity SET attached = ?2 WHERE imsi = ?1 AND (access = 1 OR ?2 = '')";
-                let mut set = connection.prepare_cached(set).map_err(failed)?;
+                let column = match domain {
+                    Domain::CircuitSwitched => "attached_cs",
+                    Domain::PacketSwitched => "attached_ps",
+                };
+                let set =
+                    format!("UPDATE identity SET {column} = ?2 WHERE imsi = ?1 AND (access = 1 OR ?2 = '')");
+                let mut set = connection.prepare_cached(&set).map_err(failed)?;
                 match set.execute(params![text(imsi), element]).map_err(failed)? {
                     0 => Err(RegisterError::Refused("the identity has no access".to_owned())),
                     _ => Ok(()),
@@ -397,7 +403,7 @@ fn reserve(
     }
     let sealed = seal_keys(vault, imsi, entry.keys.as_ref())?;
     let set = "UPDATE identity SET state = 1, change = ?2, card = ?3, keys = ?4, access = 0, withdrawn = 0,
-                   attached = '', reported = 0
+                   attached_cs = '', attached_ps = '', reported = 0
                WHERE imsi = ?1";
     let mut set = connection.prepare_cached(set).map_err(failed)?;
     set.execute(params![text(imsi), key(change), card.as_bytes(), sealed]).map_err(failed)?;
@@ -447,7 +453,8 @@ fn leave(connection: &Connection, imsi: Imsi, for_good: bool) -> Result<bool, Re
         Some(State::Assigned) => {}
     }
     let set = if for_good {
-        "UPDATE identity SET state = 3, access = 0, withdrawn = 1, attached = '', keys = x'' WHERE imsi = ?1"
+        "UPDATE identity SET state = 3, access = 0, withdrawn = 1, attached_cs = '', attached_ps = '',
+             keys = x'' WHERE imsi = ?1"
     } else {
         "UPDATE identity SET access = 0, withdrawn = 1 WHERE imsi = ?1"
     };

@@ -13,8 +13,9 @@ CREATE TABLE IF NOT EXISTS identity (
     access      INTEGER NOT NULL DEFAULT 0,
     -- Access was taken away: only retirement comes after it.
     withdrawn   INTEGER NOT NULL DEFAULT 0,
-    -- Name of the network element where it is attached; empty: none.
-    attached    TEXT NOT NULL DEFAULT '',
+    -- Names of the network elements where it is attached for calls and for data; empty: none.
+    attached_cs TEXT NOT NULL DEFAULT '',
+    attached_ps TEXT NOT NULL DEFAULT '',
     -- Whether the platform has acknowledged that it attached.
     reported    INTEGER NOT NULL DEFAULT 0,
     -- SEQ that may have been used: the next one is above it.

@@ -84,7 +84,7 @@ async fn the_whole_life_of_an_identity_with_every_verb_twice() {
         assert!(pool.arm(ChangeId(1), imsi).await.is_ok());
         assert_eq!(pool.state(), Ok(state(0, 0, 1, 0)));
     }
-    pool.attached(imsi, "vlr".to_owned()).await.unwrap();
+    pool.attached(imsi, Domain::PacketSwitched, "sgsn".to_owned()).await.unwrap();
     assert!(is_conflict(&pool.begin_release(ChangeId(1)).await), "a card has it");
     for _ in 0..2 {
         assert_eq!(pool.withdraw(imsi).await, Ok(true));
