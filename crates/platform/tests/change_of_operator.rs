@@ -400,10 +400,10 @@ fn a_message_that_waits_goes_by_the_next_poll() {
     let mut change = armed(Bearer::Poll);
     let due = change.due().unwrap();
     assert_eq!(due, EpochMs(1_000 + i64::from(POLL_WITHIN_S) * 1_000));
-    let send = Command::SendPersonalization { attempt: 1, validity_s: SEND_VALIDITY_S };
-    assert_eq!(change.handle(due, Event::Tick), [send.clone()]);
+    let send = [Command::SendPersonalization { attempt: 1, validity_s: SEND_VALIDITY_S }];
+    assert_eq!(change.handle(due, Event::Tick), send);
     // Somebody who does not want to wait.
-    assert_eq!(armed(Bearer::Poll).handle(EpochMs(2_000), Event::Resolve), [send]);
+    assert_eq!(armed(Bearer::Poll).handle(EpochMs(2_000), Event::Resolve), send);
 }
 
 #[test]
