@@ -28,7 +28,10 @@ impl Schedule {
     pub fn succeeded(&mut self, now: EpochMs, period_s: u32, random: u32) {
         self.failures = 0;
         self.not_before = None;
-        self.query_at = Some(now.plus_ms(jittered_ms(period_s, random)));
+        let at = now.plus_ms(jittered_ms(period_s, random));
+        // A notification may have come while the query was under way.
+        let owed = self.notified_at.filter(|later| *later > now);
+        self.query_at = Some(owed.map_or(at, |later| at.min(later)));
     }
 
     /// A query has failed: a pause that doubles, or the one that the server asked for.
@@ -43,14 +46,25 @@ impl Schedule {
         self.query_at = Some(at);
     }
 
-    /// Whether a notification may lead to a query now.
+    /// Whether a notification may lead to a query now. One that comes too soon after another leads to one later: what it
+    /// tells of may have come to wait after the query before.
     pub fn notified(&mut self, now: EpochMs) -> bool {
         let gap_ms = i64::from(NOTIFIED_S_MIN) * 1000;
-        if self.notified_at.is_some_and(|before| (0..gap_ms).contains(&now.ms_since(before))) {
-            return false;
+        match self.notified_at.map(|before| (before, now.ms_since(before))) {
+            // The later query is on its way.
+            Some((_, since_ms)) if (-gap_ms..0).contains(&since_ms) => false,
+            Some((before, since_ms)) if (0..gap_ms).contains(&since_ms) => {
+                let later = before.plus_s(NOTIFIED_S_MIN.into());
+                self.notified_at = Some(later);
+                let later = self.not_before.map_or(later, |at| at.max(later));
+                self.query_at = Some(self.query_at.map_or(later, |at| at.min(later)));
+                false
+            }
+            _ => {
+                self.notified_at = Some(now);
+                true
+            }
         }
-        self.notified_at = Some(now);
-        true
     }
 
     /// Whether the time of the next query has come.
@@ -128,6 +142,29 @@ mod tests {
         schedule.succeeded(NOW, 10, 0);
         schedule.failed(NOW, None, 0);
         assert_eq!(schedule.next().unwrap().ms_since(NOW), i64::from(RETRY_S_MIN) * 1000);
+    }
+
+    #[test]
+    fn a_notification_that_comes_too_soon_leads_to_a_query_later() {
+        let mut schedule = Schedule::default();
+        schedule.succeeded(NOW, 86_400, 0);
+        assert!(schedule.notified(NOW));
+        let later = NOW.plus_s(NOTIFIED_S_MIN.into());
+        for ms in [1, 500, 9_999] {
+            assert!(!schedule.notified(NOW.plus_ms(ms)));
+            // The query of the first one is answered meanwhile.
+            schedule.succeeded(NOW.plus_ms(ms), 86_400, 0);
+            assert_eq!(schedule.next(), Some(later), "{ms}");
+        }
+        assert!(schedule.is_due(later));
+        schedule.succeeded(later, 86_400, 0);
+        assert!(schedule.next().unwrap() > later.plus_s(3_600), "once");
+        // Where the server has asked for a pause, that is kept.
+        assert!(schedule.notified(later.plus_s(60)));
+        schedule.failed(later.plus_s(61), Some(120), 0);
+        assert!(!schedule.notified(later.plus_s(62)));
+        let next = schedule.next().unwrap();
+        assert!(next >= later.plus_s(61 + 120) && schedule.may_ask(next));
     }
 
     #[test]

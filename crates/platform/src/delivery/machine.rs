@@ -380,7 +380,7 @@ impl Delivery {
             (_, Event::Reserved { counter }) => {
                 if let Some(packet) = self.under_way.as_mut().filter(|packet| packet.counter.is_none()) {
                     packet.counter = Some(counter);
-                    self.milestones.add(now, Milestone::Sealed { counter });
+                    self.milestones.sealed(now, counter);
                 }
                 Vec::new()
             }

@@ -108,6 +108,17 @@ fn a_device_without_coverage_is_served_when_it_asks_and_not_before() {
 }
 
 #[test]
+fn what_is_told_stands_in_the_order_in_which_it_was() {
+    let mut run = Run::new(delivery(portions(true, SMALL), true, Urgency::Normal), covered());
+    run.at(0, Event::Look);
+    run.at(0, Event::Reserved { counter: 5 });
+    run.at(9, Event::Reached);
+    let told: Vec<_> = run.machine.milestones.all().iter().map(|(_, one)| *one).collect();
+    let sent = Milestone::SentBy { bearer: Bearer::Sms };
+    assert_eq!(told, [Milestone::Requested, Milestone::Sealed { counter: 5 }, sent, Milestone::Reached]);
+}
+
+#[test]
 fn every_bearer_has_its_turn_and_then_the_round_begins_again_after_a_pause() {
     let mut run = Run::new(delivery(portions(true, SMALL), true, Urgency::Normal), covered());
     run.at(0, Event::Look);
