@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[path = "api/deliveries.rs"]
+mod deliveries;
+
 use std::sync::Arc;
 
 use reqwest::{Client, Method, StatusCode};

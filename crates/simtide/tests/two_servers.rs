@@ -3,55 +3,16 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+#[path = "support/processes.rs"]
+mod processes;
+
 use std::time::{Duration, Instant};
 
+use processes::{client, server, silent};
 use serde_json::Value;
 use simtide_protocol::card_file::Format;
 use simtide_protocol::ids::EpochMs;
 use simtide_simulation::vendor::Order;
-
-const SIMTIDE: &str = env!("CARGO_BIN_EXE_simtide");
-
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts a role that says on its first line where it listens.
-fn server(folder: &Path, arguments: &[&str]) -> (Ended, Value) {
-    let mut child = Command::new(SIMTIDE)
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let output = child.stdout.take().unwrap();
-    let child = Ended(child);
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line).unwrap();
-    (child, serde_json::from_str(&line).unwrap())
-}
-
-fn client(folder: &Path, api: &str, arguments: &[&str]) -> String {
-    let done = Command::new(SIMTIDE)
-        .args(arguments)
-        .current_dir(folder)
-        .env("SIMTIDE_SERVER", api)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert!(done.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&done.stderr));
-    text
-}
 
 #[test]
 fn a_delivery_goes_through_an_entitlement_server_of_its_own() {
@@ -86,16 +47,9 @@ fn a_delivery_goes_through_an_entitlement_server_of_its_own() {
     let send = ["delivery", "send", &card, "--tar", "B00000", "--bearers", "ip", "--json"];
     let sent: Value = serde_json::from_str(&client(folder, &api, &[&send[..], &apdus].concat())).unwrap();
     let delivery = sent["id"].as_str().unwrap().to_owned();
-    let device = Command::new(SIMTIDE)
-        .args(["agent", "--card", "soft:standard:card.bin", "--cards", "cards.csv", "--iccid", &card])
-        .args(["--entitlement", &url, "--queue", "queue"])
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let device = Ended(device);
+    let card_of = ["--card", "soft:standard:card.bin", "--cards", "cards.csv", "--iccid", &card];
+    let device =
+        silent(folder, &[&["agent"], &card_of[..], &["--entitlement", &url, "--queue", "queue"]].concat());
 
     let since = Instant::now();
     let shown = loop {
