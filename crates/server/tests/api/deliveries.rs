@@ -67,7 +67,7 @@ async fn what_cannot_be_delivered_is_refused_with_its_reason() {
         (400, "hex", body(script(json!(["00A4080C047F906F0"]), "B00000"))),
         (400, "TAR", body(script(json!(["00A4080C047F906F04"]), "B000"))),
         (422, "", body(script(json!([]), "B00000"))),
-        (422, "", body(script(json!(["00A4080C04"]), "B00000"))),
+        (422, "C-APDU", body(script(json!(["00A4"]), "B00000"))),
         (422, "steps", body(json!({ "packets": [{ "packet": "00", "counter": 1 }] }))),
         (400, "hex", body(packet("0", json!(1)))),
         (400, "-1", body(packet("00", json!(-1)))),
