@@ -191,7 +191,7 @@ async fn a_campaign_that_is_paused_lets_nothing_leave_and_one_that_is_stopped_le
     assert_eq!(ask(&platform, 0).await, [], "not again either");
     assert_eq!(ask(&platform, 1).await, [], "nor for the first time");
     platform.campaigns.resume(TENANT, id).await.unwrap();
-    assert_eq!(ask(&platform, 0).await, [item.clone()]);
+    assert_eq!(ask(&platform, 0).await, std::slice::from_ref(item));
     assert_eq!(platform.deliveries.open_count(), 1);
     platform.campaigns.stop(TENANT, id).await.unwrap();
     until(async || platform.deliveries.open_count() == 0).await;
