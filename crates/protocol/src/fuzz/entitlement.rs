@@ -1,12 +1,18 @@
 //! EAP-AKA, requests and documents of entitlement servers, the second layer.
 
+use std::str::FromStr;
+
 use zeroize::Zeroizing;
 
 use crate::aka::{Sqn, Vector};
+use crate::eap::keys::{ReauthKeys, SessionKeys};
 use crate::eap::packet::Packet;
 use crate::eap::peer::{self, CardAnswer, Identities, Peer};
 use crate::eap::server::{Command, Event, Fresh, Resolution, Session, Settings};
-use crate::entitlement::{Application, Document, EapIdentity, Form, OtaParameters, Request, relay};
+use crate::entitlement::{
+    Application, Document, EapIdentity, Form, IdentityKind, OtaParameters, Request, relay,
+};
+use crate::ids::Imsi;
 use crate::milenage::Milenage;
 use crate::second_layer::{Channel, Content, Downlink, RootKey, Side, Uplinks};
 
@@ -24,7 +30,16 @@ pub fn eap_server(data: &[u8]) {
         event = match session.handle(event) {
             Command::Succeed(_) => unreachable!("nobody knows the key"),
             Command::Fail(_) => return,
-            Command::Resolve(_) => Event::Resolved(Resolution::Unknown, fresh()),
+            Command::Resolve(identity) => {
+                let is_fast = choice & 0x20 != 0 && identity.kind == IdentityKind::Reauthentication;
+                let resolution = match Imsi::from_str("001010000000001") {
+                    Ok(imsi) if is_fast => {
+                        Resolution::Reauthentication(imsi, Box::new(earlier(identity.aka_prime)))
+                    }
+                    Ok(_) | Err(_) => Resolution::Unknown,
+                };
+                Event::Resolved(resolution, fresh())
+            }
             Command::Draw { .. } => {
                 let milenage = Milenage::new(&[0x5A; 16], &[0xA5; 16]);
                 Event::Drawn(Vector::new(&milenage, [7; 16], Sqn::from_parts(3, 1), [0x80, 0]), fresh())
@@ -43,8 +58,10 @@ pub fn eap_peer(data: &[u8]) {
     let Some((choice, mut rest)) = data.split_first() else { return };
     let permanent = if choice & 1 == 0 { "0001010000000001@nai.epc" } else { "6001010000000001@nai.epc" };
     let Ok(permanent) = EapIdentity::parse(permanent) else { return };
-    let identities = Identities { permanent, pseudonym: EapIdentity::parse("2name").ok(), reauth: None };
-    let mut peer = Peer::new(identities, false, choice & 2 != 0, [3; 16], choice & 4 != 0);
+    let next = if permanent.aka_prime { "8next" } else { "4next" };
+    let reauth = EapIdentity::parse(next).ok().map(|name| (name, earlier(permanent.aka_prime)));
+    let identities = Identities { permanent, pseudonym: EapIdentity::parse("2name").ok(), reauth };
+    let mut peer = Peer::new(identities, choice & 16 != 0, choice & 2 != 0, [3; 16], choice & 4 != 0);
     while let Some(packet) = piece(&mut rest) {
         let mut command = peer.handle(peer::Event::Packet(packet.to_vec()));
         if matches!(command, peer::Command::Authenticate { .. }) {
@@ -125,6 +142,12 @@ fn piece<'d>(rest: &mut &'d [u8]) -> Option<&'d [u8]> {
     let (piece, after) = after.split_at(usize::from(*length).min(after.len()));
     *rest = after;
     Some(piece)
+}
+
+/// What an earlier run left.
+fn earlier(aka_prime: bool) -> ReauthKeys {
+    let keys = if aka_prime { SessionKeys::aka_prime } else { SessionKeys::aka };
+    keys("earlier", &[0x5A; 16], &[0xA5; 16]).reauth_keys(3)
 }
 
 fn fresh() -> Fresh {
