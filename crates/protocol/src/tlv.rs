@@ -175,7 +175,11 @@ impl<'a> ComprehensionReader<'a> {
             0x00 | 0x80 | 0xFF => return Err(TlvError::Tag),
             0x7F => {
                 let [high, low, rest @ ..] = rest else { return Err(TlvError::Tag) };
-                (u16::from_be_bytes([high & 0x7F, *low]), high & 0x80 != 0, rest)
+                let tag = u16::from_be_bytes([high & 0x7F, *low]);
+                if tag == 0 {
+                    return Err(TlvError::Tag);
+                }
+                (tag, high & 0x80 != 0, rest)
             }
             _ => (u16::from(first & 0x7F), first & 0x80 != 0, rest),
         };
@@ -273,6 +277,8 @@ mod tests {
             Ok(ComprehensionTlv { tag: 0x7001, comprehension_required: true, value: &[0x7F] })
         );
         assert!(read[3].is_err());
+        // No tag has the number 0, in three bytes as in one.
+        assert_eq!(ComprehensionReader::new(&[0x7F, 0x80, 0x00, 0x00]).next(), Some(Err(TlvError::Tag)));
         assert_eq!(find_comprehension(&bytes, 0x02), Some(&[0x82, 0x81][..]));
     }
 
