@@ -96,10 +96,8 @@ async fn personalization(
     card: &Card,
     change: ChangeId,
 ) -> Result<Zeroizing<Vec<u8>>, SealingError> {
-    let case = core.store.case(CaseKind::Change, change.0).await?.ok_or(SealingError::Change)?;
-    if case.card != card.record.id {
-        return Err(SealingError::Change);
-    }
+    let case = core.store.case_of(card.record.id, CaseKind::Change, change.0).await?;
+    let case = case.ok_or(SealingError::Change)?;
     let plain = core.keyring.open_change(change, &card.record, &case.sealed)?;
     Ok(Zeroizing::new(Carried::from_plain(&plain)?.script()?))
 }

@@ -158,6 +158,8 @@ pub trait Store: Send + Sync {
     fn latest_packets(&self, card: CardId, key_set: u8, rows_max: usize) -> Answer<'_, Vec<Packet>>;
     /// One case, whatever its card.
     fn case(&self, kind: CaseKind, id: u64) -> Answer<'_, Option<CaseRow>>;
+    /// One case of this card.
+    fn case_of(&self, card: CardId, kind: CaseKind, id: u64) -> Answer<'_, Option<CaseRow>>;
     /// Cases of a card, latest first.
     fn cases_of(&self, card: CardId, kind: CaseKind, rows_max: usize) -> Answer<'_, Vec<CaseRow>>;
     /// Cases of a bucket.

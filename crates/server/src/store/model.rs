@@ -200,6 +200,10 @@ impl Store for ModelStore {
         now(Ok(self.state().cases.get(&(kind, id)).cloned()))
     }
 
+    fn case_of(&self, card: CardId, kind: CaseKind, id: u64) -> Answer<'_, Option<CaseRow>> {
+        now(Ok(self.state().cases.get(&(kind, id)).filter(|row| row.card == card).cloned()))
+    }
+
     fn cases_of(&self, card: CardId, kind: CaseKind, rows_max: usize) -> Answer<'_, Vec<CaseRow>> {
         let state = self.state();
         let of_card = state.cases.values().filter(|row| row.card == card && row.kind == kind);

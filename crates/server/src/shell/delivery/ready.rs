@@ -175,8 +175,8 @@ pub(in crate::shell) async fn ready(
     packet: &Packet,
     delivery: DeliveryId,
 ) -> Result<Vec<u8>, SealingError> {
-    let row = core.store.case(CaseKind::Delivery, delivery.0).await?;
-    let row = row.filter(|row| row.card == card.record.id).ok_or(SealingError::Ready)?;
+    let row = core.store.case_of(card.record.id, CaseKind::Delivery, delivery.0).await?;
+    let row = row.ok_or(SealingError::Ready)?;
     let record = Record::read(&row)?;
     let plain = core.keyring.open_delivery(delivery, &card.record, &record.sealed)?;
     let mut rest = &plain[..];

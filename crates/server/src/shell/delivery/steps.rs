@@ -74,10 +74,8 @@ impl Deliveries {
         card: CardId,
         id: DeliveryId,
     ) -> Result<Option<(Card, Record)>, StoreError> {
-        let Some(row) = self.core.store.case(CaseKind::Delivery, id.0).await?.filter(|row| row.card == card)
-        else {
-            return Ok(None);
-        };
+        let row = self.core.store.case_of(card, CaseKind::Delivery, id.0).await?;
+        let Some(row) = row else { return Ok(None) };
         let Some(card) = self.core.store.card(card).await? else { return Ok(None) };
         let mut record = Record::read(&row)?;
         self.make_portions(&card, &mut record).await;

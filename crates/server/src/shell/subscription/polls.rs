@@ -39,7 +39,7 @@ impl Changes {
             .store
             .card(card)
             .await?
-            .zip(self.core.store.case(CaseKind::Change, id.0).await?)
+            .zip(self.core.store.case_of(card, CaseKind::Change, id.0).await?)
         {
             Some((card, row)) => self.script(&change, work, &card, &row),
             None => None,
@@ -71,7 +71,7 @@ impl Changes {
                     .store
                     .card(card)
                     .await?
-                    .zip(self.core.store.case(CaseKind::Change, id.0).await?)
+                    .zip(self.core.store.case_of(card, CaseKind::Change, id.0).await?)
                 {
                     Some((card, row)) => self.digest_of_second(&kept.change, &card, &row.sealed),
                     None => None,

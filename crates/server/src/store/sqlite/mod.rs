@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 use simtide_protocol::ids::{Bucket, CardId, EpochMs};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::codec::Read;
 use self::read::Reads;
@@ -29,8 +30,9 @@ use super::*;
 const SCHEMA_VERSION: i64 = 2;
 /// The tables.
 const SCHEMA: &str = include_str!("schema.sql");
-/// Reading connections kept per file.
-const READERS_KEPT_MAX: usize = 8;
+/// Reading connections per file. Whoever comes when all are in use waits: a connection that is opened for one read costs
+/// many times the read.
+const READERS_MAX: usize = 8;
 /// Bytes of page cache of each connection, in KiB and negative as the engine wants it.
 const CACHE_KIB: i32 = -16_384;
 
@@ -65,6 +67,7 @@ struct GroupFile {
     path: PathBuf,
     layout: Layout,
     readers: Mutex<Vec<Connection>>,
+    places: Arc<Semaphore>,
     writer: Writer,
     has_last_update_index: AtomicBool,
 }
@@ -159,17 +162,21 @@ impl GroupFile {
     fn open(path: PathBuf, group: Group, layout: Layout) -> Result<Arc<GroupFile>, StoreError> {
         let writer = Writer::start(&path, group, layout)?;
         let has_last_update_index = AtomicBool::new(false);
-        Ok(Arc::new(GroupFile { path, layout, readers: Mutex::default(), writer, has_last_update_index }))
+        let (readers, places) = (Mutex::default(), Arc::new(Semaphore::new(READERS_MAX)));
+        Ok(Arc::new(GroupFile { path, layout, readers, places, writer, has_last_update_index }))
     }
 
     async fn read<T: Send + 'static>(
         self: Arc<GroupFile>,
         work: impl FnOnce(&Reads<'_>) -> Read<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let place = self.places.clone().acquire_owned().await;
+        let place = place.map_err(|error| StoreError::Failed(error.to_string()))?;
         let join = tokio::task::spawn_blocking(move || {
             let connection = self.reader()?;
             let result = work(&Reads { connection: &connection, layout: self.layout });
             self.give_back(connection);
+            drop(place);
             result.map_err(|fault| fault.to_store_error())
         });
         join.await.map_err(|error| StoreError::Failed(format!("a read ended early: {error}")))?
@@ -181,6 +188,7 @@ impl GroupFile {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(&self.path, flags)?;
             connection.pragma_update(None, "cache_size", CACHE_KIB)?;
+            keep_plans(&connection)?;
             connection.set_prepared_statement_cache_capacity(48);
             Ok(connection)
         };
@@ -189,10 +197,7 @@ impl GroupFile {
     }
 
     fn give_back(&self, connection: Connection) {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        if readers.len() < READERS_KEPT_MAX {
-            readers.push(connection);
-        }
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 
     async fn ask<T>(
@@ -333,6 +338,12 @@ impl Store for SqliteStore {
         })
     }
 
+    fn case_of(&self, card: CardId, kind: CaseKind, id: u64) -> Answer<'_, Option<CaseRow>> {
+        self.read(self.layout.group_of(card), move |reads| {
+            Ok(reads.case(kind, id)?.filter(|row| row.card == card))
+        })
+    }
+
     fn cases_of(&self, card: CardId, kind: CaseKind, rows_max: usize) -> Answer<'_, Vec<CaseRow>> {
         self.read(self.layout.group_of(card), move |reads| reads.cases_of(card, kind, rows_max))
     }
@@ -454,5 +465,11 @@ fn open_connection(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    keep_plans(&connection)?;
     Ok(connection)
+}
+
+/// Statements are planned once, not again for every value that is bound to them.
+fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
 }
