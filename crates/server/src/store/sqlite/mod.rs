@@ -30,8 +30,8 @@ use super::*;
 const SCHEMA_VERSION: i64 = 2;
 /// The tables.
 const SCHEMA: &str = include_str!("schema.sql");
-/// Reading connections per file. Whoever comes when all are in use waits: a connection that is opened for one read costs
-/// many times the read.
+/// Reading connections per file at most, where the machine has so many processors; at least two. Whoever comes when all
+/// are in use waits: a connection that is opened for one read costs many times the read.
 const READERS_MAX: usize = 8;
 /// Bytes of page cache of each connection, in KiB and negative as the engine wants it.
 const CACHE_KIB: i32 = -16_384;
@@ -162,7 +162,9 @@ impl GroupFile {
     fn open(path: PathBuf, group: Group, layout: Layout) -> Result<Arc<GroupFile>, StoreError> {
         let writer = Writer::start(&path, group, layout)?;
         let has_last_update_index = AtomicBool::new(false);
-        let (readers, places) = (Mutex::default(), Arc::new(Semaphore::new(READERS_MAX)));
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        let places = Arc::new(Semaphore::new(processors.clamp(2, READERS_MAX)));
+        let readers = Mutex::default();
         Ok(Arc::new(GroupFile { path, layout, readers, places, writer, has_last_update_index }))
     }
 
