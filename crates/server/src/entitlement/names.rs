@@ -62,13 +62,14 @@ impl Names {
         Names { cipher, pseudonyms, reauthentications_max, kept: Mutex::default() }
     }
 
-    /// Random bytes and names for a challenge to this identity.
+    /// Random bytes and names for a challenge to this identity. A pseudonym is a user name, to which the peer adds its
+    /// realm (RFC 4187, 10.11); a re-authentication identity has its realm with it (10.12).
     pub fn fresh(&self, identity: &EapIdentity, imsi: Option<Imsi>) -> Fresh {
         let realm = identity.realm();
         let at = if realm.is_empty() { "" } else { "@" };
         let pseudonym = imsi.filter(|_| self.pseudonyms).map(|imsi| {
             let first = if identity.aka_prime { '7' } else { '2' };
-            format!("{first}{}{at}{realm}", self.pseudonym(imsi))
+            format!("{first}{}", self.pseudonym(imsi))
         });
         let reauth_id = (self.reauthentications_max > 0).then(|| {
             let first = if identity.aka_prime { '8' } else { '4' };
@@ -144,7 +145,9 @@ mod tests {
         let names = Names::new(true, 2);
         let imsi: Imsi = "001010000000001".parse().unwrap();
         let fresh = names.fresh(&identity("0001010000000001@realm"), Some(imsi));
-        let pseudonym = identity(&fresh.pseudonym.unwrap());
+        let user = fresh.pseudonym.unwrap();
+        assert!(!user.contains('@'), "the peer adds its realm");
+        let pseudonym = identity(&format!("{user}@realm"));
         let resolve = |name: &str, at: i64| names.resolve(&identity(name), EpochMs(at));
         assert!(matches!(resolve(pseudonym.as_str(), 0), Name::Pseudonym(found) if found == imsi));
         // Another server's pseudonym, and a changed one.

@@ -205,7 +205,9 @@ impl Device {
                     let root = RootKey::from_emsk(&outcome.keys.emsk, eap_id.as_str(), host);
                     self.channel = Some(Channel::new(&root, Side::Device));
                     self.token = document.token.as_ref().map(|token| token.token.clone());
-                    self.pseudonym = outcome.pseudonym.map(|name| EapIdentity::parse(&name).unwrap());
+                    let realm = self.identity().realm().to_owned();
+                    let with_realm = |user| EapIdentity::parse(&format!("{user}@{realm}")).unwrap();
+                    self.pseudonym = outcome.pseudonym.map(with_realm);
                     self.reauth =
                         outcome.reauth.map(|(name, keys)| (EapIdentity::parse(&name).unwrap(), keys));
                     return Ok(document);
