@@ -78,7 +78,7 @@ fn every_message_of_a_change_is_opened_and_no_key_is_shown() {
         "PoR OK",
         ": staged",
         "proved itself with RES ****",
-        "Operator Two gives 00102",
+        "register two gives 00102",
     ] {
         assert!(text.contains(said), "{said}: {text}");
     }
