@@ -69,7 +69,7 @@ async fn a_card_sends_to_the_platforms_number_in_its_new_network_and_from_its_ne
     let (_, list) = world.ask(Method::GET, &list, json!({})).await;
     assert_eq!(
         (&list["changes"][0]["to"], &list["changes"][0]["consent"]["how"]),
-        (&json!("Operator 3"), &json!("device"))
+        (&json!("three"), &json!("device"))
     );
 }
 
