@@ -150,6 +150,8 @@ impl Told {
             Event::PollEnded { says: Some(says) } if polls.is_some() => {
                 self.in_session = false;
                 self.word |= !self.live.0 && matches!(says, CardSays::Untouched(_) | CardSays::Reverted);
+                // Only the card has K2: register 2 has seen that the message was executed, and it is executed once.
+                self.word |= self.seen && *says == CardSays::Reverted;
                 self.committed |= *says == CardSays::Committed;
             }
             Event::Did { verb: Verb::Arm, imsi: which } if *which == imsi(2) => self.armed = true,
@@ -267,6 +269,23 @@ proptest! {
             // An open change waits for the clock, or for the packet whose commit is awaited.
             prop_assert!(!change.is_open() || change.due().is_some(), "{:?}", change);
         }
+    }
+}
+
+#[test]
+fn a_packet_that_found_no_place_does_not_take_back_what_a_session_carries() {
+    let (kind, identity) = (PacketKind::Personalization, Identity { imsi: imsi(2), msisdn: None });
+    let reserved =
+        Event::Reserved { change: ChangeId(7), card: Some(card()), identity, owned: true, taken_by: None };
+    let armed = Event::Did { verb: Verb::Arm, imsi: imsi(2) };
+    for nothing_left in [Event::NotQueued { kind }, Event::OnlyByPoll] {
+        let (mut change, _) = begin(false, ConsentRule::InformAfter, Way::WebSite);
+        let mut step = |event| change.handle(EpochMs(1_000), event);
+        let events = [reserved.clone(), armed.clone(), Event::PollOpened, Event::Cancel, nothing_left];
+        let commands: Vec<Command> = events.into_iter().flat_map(&mut step).collect();
+        assert!(!commands.contains(&Command::Release(imsi(2))), "B4: the card may have identity 2 by now");
+        step(Event::PollEnded { says: Some(CardSays::Untouched(None)) });
+        assert_eq!(change.state, State::Cancelled);
     }
 }
 

@@ -27,6 +27,13 @@ impl Change {
         }
         self.packets.asked = None;
         match kind {
+            PacketKind::Personalization if self.state == State::Sent && self.may_be_in_session() => {
+                // Only the packet has not left: a session carries the message, or has left it behind.
+                self.packets.sent = self.packets.sent.saturating_sub(1);
+                if !self.is_in_session() {
+                    self.unknown(now, out);
+                }
+            }
             PacketKind::Personalization if self.state == State::Sent => {
                 // Nothing has left: as if it had not been tried.
                 self.packets.sent = self.packets.sent.saturating_sub(1);

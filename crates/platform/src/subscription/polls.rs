@@ -99,6 +99,11 @@ impl Change {
         matches!(self.packets.in_poll, InPoll::Message | InPoll::LeftBehind)
     }
 
+    /// Whether a session carries the message now.
+    pub(super) const fn is_in_session(&self) -> bool {
+        matches!(self.packets.in_poll, InPoll::Message)
+    }
+
     /// The message does not fit into short messages: it waits for a poll.
     pub(super) fn only_by_poll(&mut self, now: EpochMs, out: &mut Out) {
         self.terms.bearer = Bearer::Poll;
