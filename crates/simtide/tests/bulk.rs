@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/api.rs"]
+mod api;
 #[path = "support/stage/mod.rs"]
 mod stage;
 
@@ -198,16 +200,8 @@ impl World {
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let token = std::fs::read_to_string(self.folder.path().join("data/admin.token")).unwrap();
-        let url = format!("http://{}{path}", self.server.address("api"));
-        let mut request = self.http.request(method, url).bearer_auth(token.trim());
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let answer = request.send().await.unwrap();
-        let status = answer.status();
-        let text = answer.text().await.unwrap();
-        assert!(status.is_success(), "{path}: {status} {text}");
-        serde_json::from_str(&text).unwrap()
+        let base = format!("http://{}", self.server.address("api"));
+        api::ask(&self.http, &base, &token, method, path, body).await
     }
 
     async fn shown(&self, campaign: &str) -> Value {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/api.rs"]
+mod api;
 #[path = "support/hlr/mod.rs"]
 mod hlr;
 #[path = "support/osmocom/mod.rs"]
@@ -273,16 +275,7 @@ struct Api {
 
 impl Api {
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
-        let mut request =
-            self.http.request(method, format!("{}{path}", self.base)).bearer_auth(self.token.trim());
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let answer = request.send().await.unwrap();
-        let status = answer.status();
-        let text = answer.text().await.unwrap();
-        assert!(status.is_success(), "{path}: {status} {text}");
-        serde_json::from_str(&text).unwrap()
+        api::ask(&self.http, &self.base, &self.token, method, path, body).await
     }
 }
 

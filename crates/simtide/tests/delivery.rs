@@ -7,15 +7,10 @@
 #[path = "support/processes.rs"]
 mod processes;
 
-use processes::{Ended, address, client, refused, server, silent};
+use processes::{Ended, address, client, operator_with_cards, refused, server, silent};
 use serde_json::Value;
-use simtide_protocol::card_file::Format;
-use simtide_protocol::ids::EpochMs;
-use simtide_simulation::vendor::Order;
 
 const ANY: &str = "127.0.0.1:0";
-const HOME: &str =
-    "id_mno = \"HOME\"\ndisplay_name = \"Home\"\nmcc = \"001\"\nmnc = \"01\"\n[register]\nkind = \"own\"\n";
 
 struct World {
     folder: tempfile::TempDir,
@@ -29,19 +24,7 @@ impl World {
     fn start() -> World {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        let order = Order {
-            seed: 9,
-            cards: 1,
-            network: "00101".into(),
-            profile: "standard".parse().unwrap(),
-            device_kind: "meter".into(),
-            dated: 0,
-            first_poll: EpochMs(0),
-            spread_ms: 0,
-        };
-        std::fs::write(path.join("cards.csv"), order.file(Format::Csv).unwrap()).unwrap();
-        std::fs::write(path.join("home.toml"), HOME).unwrap();
-        let card = order.rows().unwrap()[0].iccid.to_string();
+        let card = operator_with_cards(path, 9, 1).remove(0);
         let smsc = ["smsc", "--smpp", ANY, "--air", ANY, "--system-id", "simtide", "--password", "secret"];
         let smsc = server(path, &smsc);
         let config = format!(

@@ -8,11 +8,8 @@ mod processes;
 
 use std::time::{Duration, Instant};
 
-use processes::{client, server, silent};
+use processes::{client, operator_with_cards, server, silent};
 use serde_json::Value;
-use simtide_protocol::card_file::Format;
-use simtide_protocol::ids::EpochMs;
-use simtide_simulation::vendor::Order;
 
 #[test]
 fn a_delivery_goes_through_an_entitlement_server_of_its_own() {
@@ -20,20 +17,7 @@ fn a_delivery_goes_through_an_entitlement_server_of_its_own() {
     let folder = folder.path();
     let ports = "[card_port]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n";
     std::fs::write(folder.join("simtide.toml"), ports).unwrap();
-    let home = "id_mno = \"HOME\"\ndisplay_name = \"Home\"\nmcc = \"001\"\nmnc = \"01\"\n[register]\nkind = \"own\"\n";
-    std::fs::write(folder.join("home.toml"), home).unwrap();
-    let order = Order {
-        seed: 5,
-        cards: 3,
-        network: "00101".into(),
-        profile: "standard".parse().unwrap(),
-        device_kind: "meter".into(),
-        dated: 0,
-        first_poll: EpochMs(0),
-        spread_ms: 0,
-    };
-    std::fs::write(folder.join("cards.csv"), order.file(Format::Csv).unwrap()).unwrap();
-    let card = order.rows().unwrap()[1].iccid.to_string();
+    let card = operator_with_cards(folder, 5, 3).remove(1);
 
     let (_platform, ready) = server(folder, &["serve", "--config", "simtide.toml"]);
     let api = format!("http://{}", ready["api"].as_str().unwrap());

@@ -5,12 +5,10 @@ use simtide_protocol::ids::EpochMs;
 use std::collections::BTreeMap;
 
 use crate::content::{Content, Step};
-use crate::subscription::{BulkSettings, BulkSettingsError};
+use crate::subscription::{BulkSettings, BulkSettingsError, REFERENCE_BYTES_MAX};
 
 /// Longest name of an operator in bytes.
 pub const OPERATOR_NAME_BYTES_MAX: usize = 200;
-/// Longest reference of an agreement in bytes.
-pub const REFERENCE_BYTES_MAX: usize = 64;
 
 /// What a campaign does. The JSON is that of [`Content`], or one key:
 ///

@@ -13,7 +13,6 @@ mod types;
 
 pub use content::{
     BulkConsent, CampaignContent, ChangeOperator, ChangeOperatorError, OPERATOR_NAME_BYTES_MAX,
-    REFERENCE_BYTES_MAX,
 };
 pub use engine::{Absentees, Batch, Chosen, Command, Engine, Event, PAGE_ROWS_MAX, Verb};
 pub use line::{Absence, Milestones, Phase, absence, is_below};

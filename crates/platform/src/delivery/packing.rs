@@ -142,7 +142,7 @@ pub fn pack(
     cut.scp81.script_bytes_max = (limit + RESERVED_BYTES as u32).min(profile.scp81.script_bytes_max);
     let prepared = content.prepare(&cut)?.ok_or_else(|| PackError::Nothing(profile.name.to_string()))?;
     let mut portions = Vec::new();
-    let question = question(profile).filter(|_| !prepared.repeatable);
+    let question = if prepared.repeatable { None } else { question(profile) };
     let marks = question.map(|question| Arc::new(Marks { number, question }));
     for (place, step) in prepared.steps.iter().enumerate() {
         let marked = (!prepared.repeatable).then_some((number, place as u8));

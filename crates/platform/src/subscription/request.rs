@@ -40,6 +40,11 @@ impl Way {
     }
 }
 
+/// Longest reference of an agreement in bytes.
+pub const REFERENCE_BYTES_MAX: usize = 64;
+/// How far the clock of whoever has noted an agreement may be ahead, in milliseconds.
+pub const AGREED_AHEAD_MS_MAX: i64 = 5 * 60_000;
+
 /// The user's agreement, kept with the change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
@@ -56,7 +61,7 @@ pub struct Evidence {
     /// Counter of the card's uplink request, where the card asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink_counter: Option<u64>,
-    /// Reference of the operator's own records, for people; at most 64 bytes.
+    /// Reference of the operator's own records, for people; at most [`REFERENCE_BYTES_MAX`] bytes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reference: String,
 }

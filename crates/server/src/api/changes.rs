@@ -5,7 +5,10 @@ use axum::extract::{Path, State as Api};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use simtide_platform::subscription::{Alarm, Change, Evidence, Raised, Reason, Refusal, SeenBy, State, Way};
+use simtide_platform::subscription::{
+    AGREED_AHEAD_MS_MAX, Alarm, Change, Evidence, REFERENCE_BYTES_MAX, Raised, Reason, Refusal, SeenBy,
+    State, Way,
+};
 use simtide_protocol::ids::{CardId, ChangeId, EpochMs};
 
 use super::Shared;
@@ -21,10 +24,6 @@ use crate::store::{Alias, OperatorId, TenantId};
 
 /// Changes of one page.
 const PAGE_ROWS: usize = 100;
-/// Longest reference of a consent in bytes.
-const REFERENCE_BYTES_MAX: usize = 64;
-/// How far a client's clock may be ahead, in milliseconds.
-const AHEAD_MS_MAX: i64 = 5 * 60_000;
 
 /// A change that an operator asks for after its user has agreed.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -214,7 +213,7 @@ pub async fn create(
 }
 
 fn evidence(caller: &Caller, consent: ConsentBody, now: EpochMs) -> Result<Evidence, Problem> {
-    if consent.when.ms_since(now) > AHEAD_MS_MAX {
+    if consent.when.ms_since(now) > AGREED_AHEAD_MS_MAX {
         return Err(Problem::unprocessable("consent.when lies in the future: the user has not agreed yet"));
     }
     if !matches!(consent.how, Way::Menu | Way::Code | Way::ContactCenter | Way::WebSite) {

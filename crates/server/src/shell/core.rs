@@ -335,6 +335,13 @@ impl Catalogue {
         self.device_kinds.get(&code).map_or("", String::as_str)
     }
 
+    /// What filters and offers see of a card, its numbers too.
+    pub fn view_of<'a>(&'a self, card: &Card) -> CardView<'a> {
+        let candidate = Candidate { card: card.record.id, hot: card.hot };
+        let view = self.view(card.record.tenant, &candidate);
+        CardView { iccid: card.record.iccid.or(view.iccid), imsi: card.record.imsi, ..view }
+    }
+
     /// What filters and offers see of a candidate.
     pub fn view<'a>(&'a self, tenant: TenantId, candidate: &Candidate) -> CardView<'a> {
         let hot = &candidate.hot;

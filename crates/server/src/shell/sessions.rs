@@ -27,8 +27,8 @@ use super::subscription::{Carries, Changes};
 use super::tide::Tide;
 use crate::card_port::{self, Answer, Busy, CardSession, Ended};
 use crate::store::{
-    CampaignId, Candidate, Card, Cause, Exception, ExceptionChange, ExceptionStatus, HistoryLine,
-    HistoryResult, Op, Origin, Packet, PacketChange, PacketState, PollDone, Progress, StoreError,
+    CampaignId, Card, Cause, Exception, ExceptionChange, ExceptionStatus, HistoryLine, HistoryResult, Op,
+    Origin, Packet, PacketChange, PacketState, PollDone, Progress, StoreError,
 };
 
 /// By how much a card's clock may differ from ours, in seconds, beside the time that a session takes.
@@ -275,9 +275,7 @@ async fn begin(place: &Place, resume: bool) -> Result<Option<(Visit, Command)>, 
     let next_poll = tide.give_date(&place.card, &card.hot, profile.poll.period_s, now);
     let started = campaigns.started();
     let rows = rows(&card);
-    let mut view = catalogue.view(card.record.tenant, &Candidate { card: place.card, hot: card.hot });
-    view.iccid = card.record.iccid.or(view.iccid);
-    view.imsi = card.record.imsi;
+    let view = catalogue.view_of(&card);
     let offers = started.iter().map(|campaign| &campaign.offered);
     let mut offered = offer(&view, card.record.tenant.0, offers, &rows);
     let polling = place.inner.deliveries.poll_begins(&card, &rows, &mut offered).await?;

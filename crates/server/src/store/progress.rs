@@ -50,63 +50,38 @@ impl Progress {
     ];
 
     /// The sums, one after the other.
-    pub(super) fn values(&self) -> [i64; Self::COLUMNS.len()] {
-        [
-            self.done_by_poll,
-            self.done_by_trigger,
-            self.done_by_command,
-            self.done_by_change,
-            self.failed,
-            self.interrupted,
-            self.triggers,
-            self.passed_over,
-            self.declined,
-            self.refused,
-            self.reverted,
-            self.cancelled,
-            self.not_possible,
-        ]
+    pub(super) fn values(mut self) -> [i64; Self::COLUMNS.len()] {
+        self.sums().map(|sum| *sum)
     }
 
     /// The sums from one after the other.
     pub(super) fn of(values: [i64; Self::COLUMNS.len()]) -> Progress {
-        let [
-            done_by_poll,
-            done_by_trigger,
-            done_by_command,
-            done_by_change,
-            failed,
-            interrupted,
-            triggers,
-            passed_over,
-            declined,
-            refused,
-            reverted,
-            cancelled,
-            not_possible,
-        ] = values;
-        Progress {
-            done_by_poll,
-            done_by_trigger,
-            done_by_command,
-            done_by_change,
-            failed,
-            interrupted,
-            triggers,
-            passed_over,
-            declined,
-            refused,
-            reverted,
-            cancelled,
-            not_possible,
-        }
+        let mut progress = Progress::default();
+        progress.sums().into_iter().zip(values).for_each(|(sum, value)| *sum = value);
+        progress
     }
 
     /// Adds a change, field by field.
     pub fn add(&mut self, other: &Progress) {
-        let mut sums = self.values();
-        sums.iter_mut().zip(other.values()).for_each(|(sum, change)| *sum += change);
-        *self = Progress::of(sums);
+        self.sums().into_iter().zip(other.values()).for_each(|(sum, change)| *sum += change);
+    }
+
+    fn sums(&mut self) -> [&mut i64; Self::COLUMNS.len()] {
+        [
+            &mut self.done_by_poll,
+            &mut self.done_by_trigger,
+            &mut self.done_by_command,
+            &mut self.done_by_change,
+            &mut self.failed,
+            &mut self.interrupted,
+            &mut self.triggers,
+            &mut self.passed_over,
+            &mut self.declined,
+            &mut self.refused,
+            &mut self.reverted,
+            &mut self.cancelled,
+            &mut self.not_possible,
+        ]
     }
 }
 

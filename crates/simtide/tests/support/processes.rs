@@ -8,8 +8,32 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
+use simtide_protocol::card_file::Format;
+use simtide_protocol::ids::EpochMs;
+use simtide_simulation::vendor::Order;
 
 const SIMTIDE: &str = env!("CARGO_BIN_EXE_simtide");
+
+/// An operator with a register of its own.
+const HOME: &str =
+    "id_mno = \"HOME\"\ndisplay_name = \"Home\"\nmcc = \"001\"\nmnc = \"01\"\n[register]\nkind = \"own\"\n";
+
+/// Writes an operator as `home.toml`, and a vendor's file of its cards as `cards.csv`; answers their ICCIDs.
+pub fn operator_with_cards(folder: &Path, seed: u64, cards: u32) -> Vec<String> {
+    let order = Order {
+        seed,
+        cards,
+        network: "00101".into(),
+        profile: "standard".parse().unwrap(),
+        device_kind: "meter".into(),
+        dated: 0,
+        first_poll: EpochMs(0),
+        spread_ms: 0,
+    };
+    std::fs::write(folder.join("home.toml"), HOME).unwrap();
+    std::fs::write(folder.join("cards.csv"), order.file(Format::Csv).unwrap()).unwrap();
+    order.rows().unwrap().iter().map(|row| row.iccid.to_string()).collect()
+}
 
 /// A process that ends with the test.
 pub struct Ended(Child);

@@ -52,10 +52,8 @@ impl Delivery {
         if let Some(failure) = self.undoing {
             return self.close(now, State::Refused { answer: failure });
         }
-        if self.asking {
-            // The mark cannot be asked for: nothing tells.
-            return self.went(now, by, carrier, ScriptAnswer::INTERRUPTED, presence, settings);
-        }
+        // A mark that cannot be asked for: nothing tells.
+        let answer = if self.asking { ScriptAnswer::INTERRUPTED } else { answer };
         self.went(now, by, carrier, answer, presence, settings)
     }
 

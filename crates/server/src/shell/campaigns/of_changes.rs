@@ -8,13 +8,11 @@ use std::sync::{Arc, PoisonError};
 use serde::{Deserialize, Serialize};
 use simtide_platform::audience::Audience;
 use simtide_platform::campaign::{CampaignContent, CampaignState, ChangeOperator, Settings};
-use simtide_platform::subscription::{BulkCounts, BulkPause, Walk};
+use simtide_platform::subscription::{AGREED_AHEAD_MS_MAX, BulkCounts, BulkPause, Walk};
 
 use super::{CampaignRefused, Campaigns, Definition, Note};
 use crate::store::{CampaignId, CampaignRecord, StoreError, TenantId};
 
-/// How far the clock of whoever has noted a consent may be ahead, in milliseconds.
-const AHEAD_MS_MAX: i64 = 5 * 60_000;
 /// Such campaigns that run at once.
 pub const RUNNING_MAX: usize = 64;
 
@@ -108,7 +106,7 @@ impl Campaigns {
         if *settings != Settings::default() {
             return Err(CampaignRefused::NotForChanges);
         }
-        if content.consent.when.ms_since(self.core.now()) > AHEAD_MS_MAX {
+        if content.consent.when.ms_since(self.core.now()) > AGREED_AHEAD_MS_MAX {
             return Err(CampaignRefused::ConsentAhead);
         }
         let catalogue = self.core.catalogue();

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use simtide_platform::campaign::CampaignState;
-use simtide_platform::card::CardView;
 use simtide_platform::delivery::{
     Available, Bearer, Bearers, Cause, Event, Evidence, Known as KnownOf, Urgency, Waiting as Waits,
     versions_on, waiting,
@@ -20,7 +19,7 @@ use super::{Deliveries, DeliveryRefused};
 use crate::entitlement::source::{Answer, DeliverySource, PushAddress, SourceError, Waiting};
 use crate::shell::campaigns::Started;
 use crate::shell::{sealing, sessions};
-use crate::store::{Alias, Candidate, Card, HistoryResult, Origin, Packet, PacketState, StoreError};
+use crate::store::{Alias, Card, HistoryResult, Origin, Packet, PacketState, StoreError};
 
 /// Item ids of packets that belong to a change of operator begin so.
 const CHANGE_PREFIX: &str = "change-";
@@ -175,12 +174,7 @@ impl Deliveries {
         versions: &BTreeMap<String, String>,
     ) -> Vec<Waits> {
         let catalogue = self.core.catalogue();
-        let candidate = Candidate { card: card.record.id, hot: card.hot };
-        let view = CardView {
-            iccid: card.record.iccid.or(candidate.card.iccid()),
-            imsi: card.record.imsi,
-            ..catalogue.view(card.record.tenant, &candidate)
-        };
+        let view = catalogue.view_of(card);
         let started = self.campaigns.started();
         // A campaign that is paused lets nothing leave, not again either.
         let paused = |cause| match cause {

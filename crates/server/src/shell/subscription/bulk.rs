@@ -335,13 +335,9 @@ impl Bulks {
         }
         let Some(card) = self.core.store.card(card).await? else { return Ok(Met::Settled) };
         let catalogue = self.core.catalogue();
-        let candidate = Candidate { card: card.record.id, hot: card.hot };
-        let mut view = catalogue.view(card.record.tenant, &candidate);
-        view.iccid = card.record.iccid.or(view.iccid);
-        view.imsi = card.record.imsi;
         let had = |row: &Exception| row.campaign == campaign.id;
         if card.record.tenant != campaign.tenant
-            || !campaign.audience.matches(&view)
+            || !campaign.audience.matches(&catalogue.view_of(&card))
             || card.exceptions.iter().any(had)
         {
             return Ok(Met::Settled);

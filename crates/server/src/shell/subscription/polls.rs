@@ -11,8 +11,8 @@ use simtide_protocol::scp81::{ContentType, ScriptStatus, TargetedApplication};
 use simtide_protocol::script::expanded::{LengthForm, Response, ScriptWriter};
 use zeroize::Zeroizing;
 
-use super::Changes;
 use super::personalization::Carried;
+use super::{Changes, read};
 use crate::store::{Card, CaseKind, CaseRow, StoreError};
 
 /// Bytes of user data that every short message of a packet carries at least, beside its header.
@@ -34,16 +34,8 @@ impl Changes {
         let Some(id) = self.watch.change_of(&card) else { return Ok(None) };
         let Some(change) = self.handle(id, Event::PollOpened).await? else { return Ok(None) };
         let Some(work) = change.poll_work() else { return Ok(None) };
-        let script = match self
-            .core
-            .store
-            .card(card)
-            .await?
-            .zip(self.core.store.case_of(card, CaseKind::Change, id.0).await?)
-        {
-            Some((card, row)) => self.script(&change, work, &card, &row),
-            None => None,
-        };
+        let script = self.card_and_case(card, id).await?;
+        let script = script.and_then(|(card, row)| self.script(&change, work, &card, &row));
         let carries = Carries { change: id, work };
         let Some(script) = script else {
             // It has not left; a fence will find that out.
@@ -64,24 +56,22 @@ impl Changes {
         answer: Option<(ScriptStatus, Vec<u8>)>,
     ) -> Result<(), StoreError> {
         let Carries { change: id, work } = carries;
-        let says = match (answer, self.find(id).await?) {
-            (Some((status, body)), Some(kept)) => {
-                let second = match self
-                    .core
-                    .store
-                    .card(card)
-                    .await?
-                    .zip(self.core.store.case_of(card, CaseKind::Change, id.0).await?)
-                {
-                    Some((card, row)) => self.digest_of_second(&kept.change, &card, &row.sealed),
-                    None => None,
-                };
-                Some(says(&kept.change, work, status, &body, second))
+        let kept = if answer.is_some() { self.card_and_case(card, id).await? } else { None };
+        let says = match (answer, kept) {
+            (Some((status, body)), Some((card, row))) => {
+                let change = read(&row)?;
+                let second = self.digest_of_second(&change, &card, &row.sealed);
+                Some(says(&change, work, status, &body, second))
             }
             _ => None,
         };
         self.handle(id, Event::PollEnded { says }).await?;
         Ok(())
+    }
+
+    async fn card_and_case(&self, card: CardId, id: ChangeId) -> Result<Option<(Card, CaseRow)>, StoreError> {
+        let row = self.core.store.case_of(card, CaseKind::Change, id.0).await?;
+        Ok(self.core.store.card(card).await?.zip(row))
     }
 
     fn script(&self, change: &Change, work: PollWork, card: &Card, row: &CaseRow) -> Option<Script> {

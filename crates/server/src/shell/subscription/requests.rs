@@ -70,8 +70,8 @@ impl Changes {
         self.begin(&card, &changes, wanted.to, wanted.evidence, Vec::new()).await
     }
 
-    /// `changes` are the card's, latest first. `beside` is committed with the change; where the change is refused it is left to the caller, unless another
-    /// change turned out to be open at the last moment.
+    /// `changes` are the card's, latest first. `beside` is committed with the change; where the change is refused it is left
+    /// to the caller, unless another change turned out to be open at the last moment.
     pub(super) async fn begin(
         &self,
         card: &Card,

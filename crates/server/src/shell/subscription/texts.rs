@@ -74,12 +74,22 @@ impl Changes {
         packet: PacketCommand,
         outcome: Option<&Outcome>,
     ) {
-        if let Some(Outcome::Counter(counter)) = outcome {
-            let packet = commit::queued(packet, *counter);
-            self.outbox.send(vec![Outgoing { packet, card: None }]).await;
-        } else {
+        if !self.text_leaves(packet, None, outcome).await {
             self.show_later(card, text);
         }
+    }
+
+    /// Lets a text leave that was given a counter; answers whether it was.
+    async fn text_leaves(
+        &self,
+        packet: PacketCommand,
+        card: Option<Box<Card>>,
+        outcome: Option<&Outcome>,
+    ) -> bool {
+        let Some(Outcome::Counter(counter)) = outcome else { return false };
+        let packet = commit::queued(packet, *counter);
+        self.outbox.send(vec![Outgoing { packet, card }]).await;
+        true
     }
 
     fn show_later(&self, card: CardId, text: &'static str) {
@@ -112,9 +122,6 @@ impl Changes {
         let Some(packet) = self.text_packet(&row, text) else { return Ok(true) };
         let op = Op::Command(Box::new(packet.clone()));
         let outcomes = self.core.commit_card(&card, vec![op]).await?.outcomes;
-        let Some(Outcome::Counter(counter)) = outcomes.first() else { return Ok(false) };
-        let packet = commit::queued(packet, *counter);
-        self.outbox.send(vec![Outgoing { packet, card: Some(Box::new(row)) }]).await;
-        Ok(true)
+        Ok(self.text_leaves(packet, Some(Box::new(row)), outcomes.first()).await)
     }
 }

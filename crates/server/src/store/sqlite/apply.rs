@@ -1,11 +1,25 @@
 //! A batch as statements, inside the transaction of the group's writer.
 
+use std::sync::LazyLock;
+
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use simtide_protocol::ids::{Bucket, CardId};
 
 use super::codec::*;
 use crate::store::rules::{self, Layout};
 use crate::store::*;
+
+/// Adds a change to a campaign's sums in a bucket: `?1` bucket, `?2` campaign, from `?3` on [`Progress::values`].
+static ADD_PROGRESS: LazyLock<String> = LazyLock::new(|| {
+    let columns = Progress::COLUMNS.join(", ");
+    let places = Progress::COLUMNS.iter().zip(3..);
+    let raised = places.clone().map(|(column, place)| format!("{column} = {column} + ?{place}"));
+    let raised = raised.collect::<Vec<_>>().join(", ");
+    let places = places.map(|(_, place)| format!("?{place}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "INSERT INTO progress (bucket, campaign, {columns}) VALUES (?1, ?2, {places}) ON CONFLICT DO UPDATE SET {raised}"
+    )
+});
 
 /// Why a batch was not applied.
 pub(super) enum ApplyFault {
@@ -414,20 +428,9 @@ impl Apply<'_> {
         if *change == Progress::default() {
             return Ok(());
         }
-        let columns = Progress::COLUMNS.join(", ");
-        let values = change.values();
-        let places = (3..3 + values.len()).map(|place| format!("?{place}")).collect::<Vec<_>>().join(", ");
-        let raised = Progress::COLUMNS
-            .iter()
-            .zip(3..)
-            .map(|(column, place)| format!("{column} = {column} + ?{place}"));
-        let raised = raised.collect::<Vec<_>>().join(", ");
-        let sql = format!(
-            "INSERT INTO progress (bucket, campaign, {columns}) VALUES (?1, ?2, {places}) ON CONFLICT DO UPDATE SET {raised}"
-        );
-        let key = [i64::from(bucket.0), i64::from(campaign.0)];
+        let (key, values) = ([i64::from(bucket.0), i64::from(campaign.0)], change.values());
         let all: Vec<&dyn ToSql> = key.iter().chain(&values).map(|value| value as &dyn ToSql).collect();
-        self.run(&sql, &all)?;
+        self.run(&ADD_PROGRESS, &all)?;
         Ok(())
     }
 
