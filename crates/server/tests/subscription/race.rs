@@ -83,3 +83,20 @@ async fn there_and_back_with_everything_that_was_said_replayed() {
         assert_eq!(world.change(&id).await["state"], "done");
     }
 }
+
+#[tokio::test]
+async fn a_text_that_no_proof_comes_of_gives_way_to_a_change() {
+    let world = World::new(1).await;
+    let mut phone = Phone::usual(world.smscs[0].air).await;
+    // Refused: a text arrives, its proof does not leave.
+    phone.says(&wish("OP1"), 5, &keys()).await;
+    phone.take().await;
+    let (_, begun) = world.request("two").await;
+    let id = begun["id"].as_str().unwrap();
+    world.reaches(id, "sent").await;
+    let steps = world.change(id).await["steps"].clone();
+    let [asked, .., sent] = &steps.as_array().unwrap()[..] else { panic!("{steps}") };
+    let at = |step: &serde_json::Value| step["at"].as_str().unwrap().parse::<EpochMs>().unwrap();
+    // Not the hour that the text is valid for.
+    assert!(at(sent) < at(asked).plus_s(1_800), "{steps}");
+}

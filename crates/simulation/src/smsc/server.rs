@@ -360,6 +360,8 @@ impl Driver {
     async fn carry_out(&mut self) {
         let mut effects = Vec::new();
         let mut lines = Vec::new();
+        // Who has seen what happened finds it counted.
+        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = self.core.figures();
         while let Some(command) = self.core.next_command() {
             match command {
                 Command::Record(entry) if self.record.is_some() => {
@@ -378,7 +380,6 @@ impl Driver {
         for effect in effects {
             self.perform(effect);
         }
-        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = self.core.figures();
     }
 
     fn perform(&mut self, effect: Command) {

@@ -7,6 +7,7 @@ use simtide_platform::subscription::{Change, Command, Event, Identity, PacketKin
 use simtide_protocol::ids::{ChangeId, EpochMs};
 
 use super::personalization::{self, Carried, Receiver};
+use super::texts::TEXT_FIRST_S;
 use super::{Changes, Effect, read, tally};
 use crate::kill_point;
 use crate::store::{
@@ -264,14 +265,13 @@ impl Changes {
         plan.reservation = Some(Reservation { kind, over, command });
     }
 
-    /// Gives up packets that stand in the way: texts whose time is over, and those of `own`.
+    /// Gives up packets that stand in the way: texts that have had their time, and those of `own`.
     async fn clear_way(&self, card: &Card, now: EpochMs, own: Option<Origin>) -> Result<Vec<Op>, StoreError> {
         let open = self.core.store.open_packets(card.record.id).await?;
         let in_the_way = open.into_iter().filter(|packet| {
-            let is_late_text = packet.deadline <= now
-                && packet.origin == Origin::Request
-                && personalization::is_text(&packet.data);
-            is_late_text || own == Some(packet.origin)
+            let is_text = packet.origin == Origin::Request && personalization::is_text(&packet.data);
+            let gives_way = is_text && packet.at.plus_s(TEXT_FIRST_S) <= now;
+            gives_way || own == Some(packet.origin)
         });
         let mut ops = Vec::new();
         for packet in in_the_way {

@@ -13,6 +13,8 @@ use crate::store::{Card, Command as PacketCommand, Op, Origin, Outcome, StoreErr
 
 /// How long a text for the user is tried, in seconds: later it would be about something forgotten.
 const TEXT_VALIDITY_S: i64 = 3_600;
+/// Seconds that a text has the card for itself: a change that comes later takes its place.
+pub(super) const TEXT_FIRST_S: i64 = 60;
 /// Seconds until a text that found no place is tried again.
 const TEXT_AGAIN_S: i64 = 60;
 /// Texts that wait for a place at most.
