@@ -154,6 +154,11 @@ async fn restarts_in_the_middle_begin_nothing_twice_and_leave_nobody_out() {
     let all = list["changes"].as_array().unwrap();
     let cards: std::collections::BTreeSet<_> = all.iter().map(|one| one["card"].to_string()).collect();
     assert_eq!((all.len(), cards.len(), &list["next"]), (41, 41, &Value::Null));
+    let of = async |campaign: u64| {
+        let path = format!("/v1/changes?campaign={campaign}");
+        world.ask(Method::GET, &path, json!({})).await.1["changes"].as_array().unwrap().len()
+    };
+    assert_eq!((of(id).await, of(id + 1).await), (41, 0));
 }
 
 #[tokio::test]

@@ -93,6 +93,9 @@ struct List {
     /// Only of this card
     #[arg(long)]
     card: Option<String>,
+    /// Only those that this campaign began
+    #[arg(long)]
+    campaign: Option<u32>,
     /// Only open ones
     #[arg(long)]
     open: bool,
@@ -172,6 +175,7 @@ async fn list(client: &Client, query: &List, as_json: bool) -> Done {
         let [open, alarm] = [query.open, query.alarm].map(|only| only.then(|| "true".to_owned()));
         let parameters = [
             ("card", query.card.clone()),
+            ("campaign", query.campaign.map(|campaign| campaign.to_string())),
             ("open", open),
             ("alarm", alarm),
             ("state", query.state.clone()),

@@ -162,6 +162,8 @@ pub struct ChangeList {
 pub struct ListParameters {
     /// ICCID or EID.
     card: Option<String>,
+    /// Only those that this campaign began.
+    campaign: Option<u32>,
     /// Only open or only closed ones.
     open: Option<bool>,
     /// Only in this state.
@@ -248,6 +250,7 @@ pub async fn list(
     });
     let query = ListQuery {
         card,
+        campaign: parameters.campaign,
         open: parameters.open,
         state: state.transpose()?,
         alarm: parameters.alarm,

@@ -1,6 +1,5 @@
 //! What each operator sees and may do, and what people have to look at.
 
-use simtide_platform::subscription::State;
 use simtide_server::shell::subscription::ListQuery;
 
 use super::*;
@@ -102,8 +101,7 @@ async fn pages_are_full_of_what_the_caller_may_see() {
         .0;
     let (mut after, mut pages, mut seen) = (None, Vec::new(), std::collections::BTreeSet::new());
     loop {
-        let query =
-            ListQuery { card: None, open: Some(true), state: None::<State>, alarm: None, after, rows_max: 2 };
+        let query = ListQuery { open: Some(true), after, rows_max: 2, ..ListQuery::default() };
         let (page, next) = changes.list(query, |kept| kept.change.to.operator == two).await.unwrap();
         pages.push(page.len());
         seen.extend(page.iter().map(|kept| kept.change.card));

@@ -144,6 +144,34 @@ fn every_crash_point_times_every_register_fault() {
     assert!(runs > 100_000, "something is not enumerated any more");
 }
 
+/// Points of a way in the whole product; those that have more are the ways that take weeks.
+const WHOLE_POINTS_MAX: u32 = 1_000;
+
+#[test]
+#[ignore = "takes many minutes; cargo test --release -p simtide-simulation --test change_of_operator -- --ignored --nocapture"]
+fn the_whole_product() {
+    let scenarios = scenarios();
+    let ended = AtomicUsize::new(0);
+    let runs = of_each(&scenarios, |scenario| {
+        let mut runs = 0;
+        for fault in std::iter::once(None).chain(Fault::all().into_iter().map(Some)) {
+            let points = play_named(scenario, fault, &[], None).points;
+            runs += 1;
+            for point in 1..=points.min(WHOLE_POINTS_MAX) {
+                play_named(scenario, fault, &[point], None);
+                runs += 1;
+            }
+        }
+        let ended = ended.fetch_add(1, Ordering::Relaxed) + 1;
+        println!("{ended:3} of {}: {runs:7} combinations, {}", scenarios.len(), scenario.name);
+        runs
+    });
+    println!(
+        "{runs} combinations of {} ways, a register's fault or none, and a crash point",
+        scenarios.len()
+    );
+}
+
 #[test]
 fn every_way_times_every_register_fault_and_every_crash_point() {
     let scenarios = scenarios();

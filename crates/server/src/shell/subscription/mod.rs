@@ -89,10 +89,12 @@ pub struct Kept {
 }
 
 /// Which changes a page shows.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ListQuery {
     /// Only this card's.
     pub card: Option<CardId>,
+    /// Only those that this campaign began.
+    pub campaign: Option<u32>,
     /// Only open or only closed ones.
     pub open: Option<bool>,
     /// Only in this state.
@@ -107,7 +109,8 @@ pub struct ListQuery {
 
 impl ListQuery {
     fn shows(&self, change: &Change) -> bool {
-        self.open.is_none_or(|open| change.is_open() == open)
+        self.campaign.is_none_or(|campaign| change.evidence.campaign == Some(campaign))
+            && self.open.is_none_or(|open| change.is_open() == open)
             && self.state.is_none_or(|state| change.state == state)
             && self.alarm.is_none_or(|alarm| change.alarms.is_empty() != alarm)
     }
