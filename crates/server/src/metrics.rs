@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::entitlement::Service;
 use crate::shell::Platform;
+use crate::smpp::Figures;
 
 /// What is measured. Clones are the same metrics.
 #[derive(Debug, Clone)]
@@ -75,6 +76,7 @@ impl Collector for Observed {
         let mut page = Page(encoder);
         sessions(&mut page, &self.0)?;
         packets(&mut page, &self.0)?;
+        links(&mut page, &self.0)?;
         changes(&mut page, &self.0)
     }
 }
@@ -159,6 +161,49 @@ fn packets(page: &mut Page<'_>, platform: &Platform) -> fmt::Result {
     page.gauge("polls_due_per_day", "Own polls expected in the coming hour, as a rate per day", due)
 }
 
+fn links(page: &mut Page<'_>, platform: &Platform) -> fmt::Result {
+    let links = platform.outbox.links();
+    let of = |value: fn(&Figures) -> u64| links.iter().map(move |(name, figures)| (*name, value(figures)));
+    page.gauges(
+        "smpp_binds",
+        "Binds in service: 0 is a link that is down",
+        "link",
+        of(|link| link.bound as u64),
+    )?;
+    let help = "Short messages that the service centre has not answered";
+    page.gauges("smpp_in_flight", help, "link", of(|link| link.in_flight as u64))?;
+    page.gauges(
+        "smpp_pending",
+        "Short messages that wait to be sent",
+        "link",
+        of(|link| link.pending as u64),
+    )?;
+    page.counters(
+        "smpp_submitted",
+        "Submits written, repetitions included",
+        "link",
+        of(|link| link.submitted),
+    )?;
+    page.counters("smpp_accepted", "Short messages accepted", "link", of(|link| link.accepted))?;
+    page.counters("smpp_refused", "Short messages refused", "link", of(|link| link.refused))?;
+    page.counters(
+        "smpp_throttled",
+        "Answers that asked for a lower rate",
+        "link",
+        of(|link| link.throttled),
+    )?;
+    page.counters(
+        "smpp_unknown",
+        "Short messages whose outcome is unknown",
+        "link",
+        of(|link| link.unknown),
+    )?;
+    page.counters("smpp_receipts", "Delivery receipts", "link", of(|link| link.receipts))?;
+    page.counters("smpp_messages", "Short messages from devices", "link", of(|link| link.messages))?;
+    let help = "Connections lost, and PDUs that could not be read or answer nothing";
+    page.counters("smpp_faults", help, "link", of(|link| link.faults))
+}
+
 fn changes(page: &mut Page<'_>, platform: &Platform) -> fmt::Result {
     let watch = &platform.changes.watch;
     let (states, with_alarm) = watch.open();
@@ -179,16 +224,16 @@ impl Page<'_> {
         ConstGauge::new(value).encode(metric)
     }
 
-    fn gauges<const N: usize>(
+    fn gauges<'n, V: Into<u64>>(
         &mut self,
         name: &str,
         help: &str,
         label: &str,
-        values: [(&str, u32); N],
+        values: impl IntoIterator<Item = (&'n str, V)>,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (value, count) in values {
-            ConstGauge::new(count).encode(family.encode_family(&[(label, value)])?)?;
+            ConstGauge::new(count.into()).encode(family.encode_family(&[(label, value)])?)?;
         }
         Ok(())
     }
@@ -198,12 +243,12 @@ impl Page<'_> {
         ConstCounter::new(count).encode(metric)
     }
 
-    fn counters<const N: usize>(
+    fn counters<'n>(
         &mut self,
         name: &str,
         help: &str,
         label: &str,
-        counts: [(&str, u64); N],
+        counts: impl IntoIterator<Item = (&'n str, u64)>,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (value, count) in counts {

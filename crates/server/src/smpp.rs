@@ -33,4 +33,5 @@ pub use event::{
     Address, Answer, Connection, DeliveryState, LinkEvent, Message, Receipt, Refusal,
     SHORT_MESSAGE_BYTES_MAX, StopReason, Submit, SubmitError, Verdict,
 };
+pub use link::Figures;
 pub use shell::{Link, LinkHandle, StartError};

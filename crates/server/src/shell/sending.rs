@@ -28,7 +28,7 @@ use super::flight::{Flight, Moved, Waits};
 use super::proofs::Proofs;
 use super::sealing;
 use crate::kill_point;
-use crate::smpp::{Address, Link, LinkHandle, StartError, Submit, SubmitError};
+use crate::smpp::{Address, Figures, Link, LinkHandle, StartError, Submit, SubmitError};
 use crate::store::{
     Card, Group, Op, OperatorId, Origin, Outcome, Packet, PacketChange, PacketKey, PacketState, StoreError,
 };
@@ -154,6 +154,12 @@ impl Outbox {
     /// Whether there is any link to send on.
     pub fn has_links(&self) -> bool {
         !self.state.links.is_empty()
+    }
+
+    /// The links by name, and where each stands.
+    pub fn links(&self) -> Vec<(&str, Figures)> {
+        let names = self.state.core.config.smpp.links.iter().map(|config| config.name.as_str());
+        names.zip(self.state.links.iter().map(LinkHandle::figures)).collect()
     }
 
     /// This packet is to go to a number of an operator, wherever its card is.

@@ -57,6 +57,17 @@ async fn a_card_that_refuses_its_admin_code_is_an_alarm() {
     let metrics = metrics.text().await.unwrap();
     assert!(metrics.contains("simtide_change_alarms_total{alarm=\"wrong-admin-code\"} 1\n"), "{metrics}");
     assert!(metrics.contains("simtide_changes_open{state=\"sent\"} 0\n"), "{metrics}");
+    // Its message has left over the link, in more than one part, and the proof has come in.
+    let value = async |name: &str| {
+        let metrics =
+            world.http.get(format!("{}/metrics", world.base)).send().await.unwrap().text().await.unwrap();
+        let start = format!("{name}{{link=\"one\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<u64>().ok())
+    };
+    until(async || value("simtide_smpp_messages_total").await == Some(1)).await;
+    assert!(value("simtide_smpp_submitted_total").await > Some(1));
+    assert!(value("simtide_smpp_binds").await > Some(0));
+    assert_eq!(value("simtide_smpp_pending").await, Some(0));
 }
 
 /// One IMSI on two cards: nothing is sent, the identity goes back, and people are told which card has it.
