@@ -395,9 +395,6 @@ fn the_description_is_the_one_that_is_kept() {
     if std::env::var_os("UPDATE_OPENAPI").is_some() {
         std::fs::write(kept, &now).unwrap();
     }
-    assert_eq!(
-        std::fs::read_to_string(kept).unwrap_or_default(),
-        now,
-        "docs/openapi.json has to be rewritten"
-    );
+    let is_kept = std::fs::read_to_string(kept).unwrap_or_default() == now;
+    assert!(is_kept, "docs/openapi.json has to be rewritten");
 }

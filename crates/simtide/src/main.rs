@@ -4,6 +4,7 @@
 //! logs and progress to standard error, so that the output of every role can be piped.
 
 mod agent;
+mod audit;
 mod campaign;
 mod card;
 mod cards;
@@ -16,11 +17,13 @@ mod import;
 mod logging;
 mod operators;
 mod packet;
+mod profiles;
 mod register_gateway;
 mod serve;
 mod simulate;
 mod smsc;
 mod subscription;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -59,6 +62,12 @@ enum Role {
     Operators(operators::Args),
     /// Ask for, follow, resolve and cancel changes of operator
     Subscription(subscription::Args),
+    /// List and add kinds of cards
+    Profiles(profiles::Args),
+    /// Make, list and end tokens of the API
+    Tokens(tokens::Args),
+    /// Show who did what, and check that the trail is whole
+    Audit(audit::Args),
     /// Seal and open SCP80 packets by hand
     Packet(packet::Args),
     /// Run the gateway to an operator's register: mutual TLS to the platform, the register's own protocol behind it
@@ -107,6 +116,9 @@ fn run(role: Role) -> Outcome {
         Role::Cards(args) => cards::run(args),
         Role::Operators(args) => operators::run(args),
         Role::Subscription(args) => subscription::run(args),
+        Role::Profiles(args) => profiles::run(args),
+        Role::Tokens(args) => tokens::run(args),
+        Role::Audit(args) => audit::run(args),
         Role::Packet(args) => packet::run(args),
         Role::RegisterGateway(args) => register_gateway::run(args),
         Role::Smsc(args) => smsc::run(args),

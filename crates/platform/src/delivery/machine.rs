@@ -380,7 +380,11 @@ impl Delivery {
             (_, Event::Reserved { counter }) => {
                 if let Some(packet) = self.under_way.as_mut().filter(|packet| packet.counter.is_none()) {
                     packet.counter = Some(counter);
-                    self.milestones.sealed(now, counter);
+                    self.milestones.add(now, Milestone::Sealed { counter });
+                    let by = [(packet.sms_copies > 0, Bearer::Sms), (packet.ip_copy, Bearer::Ip)];
+                    for (_, bearer) in by.into_iter().filter(|(has_left, _)| *has_left) {
+                        self.milestones.add(now, Milestone::SentBy { bearer });
+                    }
                 }
                 Vec::new()
             }
@@ -421,7 +425,7 @@ impl Delivery {
         if let Some((bearer, _)) = self.turn.take() {
             self.tried = self.tried.with(bearer);
         }
-        let parts = self.sms_parts();
+        let parts = self.sending().map_or(1, Portion::sms_parts);
         let bearers = order(self.bearers, presence, parts, self.urgency, settings, now, self.limit);
         let spent = |bearer: &Bearer| {
             *bearer == Bearer::Sms
@@ -458,7 +462,7 @@ impl Delivery {
                     packet.sms_copies = packet.sms_copies.saturating_add(1);
                     packet.sms_until = Some(until);
                 }
-                self.milestones.add(now, Milestone::SentBy { bearer });
+                self.sent(now, bearer);
                 commands.push(Command::SubmitSms { until });
                 // An urgent one is fetched over IP by whichever device is sooner: the same bytes.
                 if self.urgency == Urgency::High && self.bearers.contains(Bearer::Ip) {
@@ -488,6 +492,13 @@ impl Delivery {
         vec![Command::Reserve]
     }
 
+    /// A copy leaves; of the first one it is said when its packet has a counter.
+    fn sent(&mut self, now: EpochMs, bearer: Bearer) {
+        if self.under_way.as_ref().is_some_and(|packet| packet.counter.is_some()) {
+            self.milestones.add(now, Milestone::SentBy { bearer });
+        }
+    }
+
     /// All bearers have had their turn, or none is there.
     fn pause(&mut self, now: EpochMs, settings: &Settings) -> Vec<Command> {
         let pause_s = i64::from(settings.round_pause_s) << self.rounds.min(PAUSE_DOUBLINGS_MAX);
@@ -515,7 +526,7 @@ impl Delivery {
         let mut commands = self.reserve();
         if let Some(packet) = self.under_way.as_mut().filter(|packet| !packet.ip_copy) {
             packet.ip_copy = true;
-            self.milestones.add(now, Milestone::SentBy { bearer: Bearer::Ip });
+            self.sent(now, Bearer::Ip);
         }
         commands.push(Command::Offer);
         // A copy that left by SMS keeps its turn; otherwise it is now the device's.
@@ -580,19 +591,5 @@ impl Delivery {
         self.milestones.add(now, Milestone::Closed { state });
         let abandon = self.under_way.is_some().then_some(Command::Abandon);
         abandon.into_iter().chain([Command::Closed]).collect()
-    }
-
-    /// Short messages that the packet in turn takes, about: the profile's checksum and block sizes differ little.
-    fn sms_parts(&self) -> u8 {
-        /// Header, counter, checksum and padding of a packet, at most.
-        const OVERHEAD_BYTES: usize = 48;
-        /// User data of a single message and of a part of several, without their headers.
-        const SINGLE_BYTES: usize = 137;
-        const PART_BYTES: usize = 134;
-        let size = self.sending().map_or(0, |portion| match portion.handed {
-            Some(handed) => usize::from(handed.bytes),
-            None => portion.data.0.len() + OVERHEAD_BYTES,
-        });
-        if size <= SINGLE_BYTES { 1 } else { u8::try_from(size.div_ceil(PART_BYTES)).unwrap_or(u8::MAX) }
     }
 }

@@ -66,13 +66,6 @@ impl Milestones {
         self.0.push((at, milestone));
     }
 
-    /// A packet was reserved, and sealed before its first copy left.
-    pub(super) fn sealed(&mut self, at: EpochMs, counter: u64) {
-        let left = self.0.pop_if(|(_, last)| matches!(last, Milestone::SentBy { .. }));
-        self.add(left.as_ref().map_or(at, |(then, _)| at.min(*then)), Milestone::Sealed { counter });
-        self.0.extend(left);
-    }
-
     /// All that are kept.
     pub fn all(&self) -> &[(EpochMs, Milestone)] {
         &self.0

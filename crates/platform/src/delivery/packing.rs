@@ -61,6 +61,20 @@ pub struct Handed {
 }
 
 impl Portion {
+    /// Short messages that the packet takes, about: the profile's checksum and block sizes differ little.
+    pub(super) fn sms_parts(&self) -> u8 {
+        /// Header, counter, checksum and padding of a packet, at most.
+        const OVERHEAD_BYTES: usize = 48;
+        /// User data of a single message and of a part of several, without their headers.
+        const SINGLE_BYTES: usize = 137;
+        const PART_BYTES: usize = 134;
+        let size = match self.handed {
+            Some(handed) => usize::from(handed.bytes),
+            None => self.data.0.len() + OVERHEAD_BYTES,
+        };
+        if size <= SINGLE_BYTES { 1 } else { u8::try_from(size.div_ceil(PART_BYTES)).unwrap_or(u8::MAX) }
+    }
+
     /// A packet that was handed in sealed, as its clear part says. Without any step known to fail by itself, a failure
     /// ends its delivery.
     pub const fn handed_in(tar: Tar, key_set: u8, spi: u16, handed: Handed) -> Portion {

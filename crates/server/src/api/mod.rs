@@ -1,9 +1,10 @@
-//! The REST interface under `/v1`: cards, imports, campaigns, commands, deliveries, tokens; beside it `/metrics` and `/healthz`.
+//! The REST interface under `/v1`: cards, imports, campaigns, commands, deliveries, tokens, audit trail; beside it `/metrics` and `/healthz`.
 //!
 //! Who asks is told by a bearer token, which has a tenant and a role; another tenant's cards and campaigns are not
 //! there. Errors are problems that say what to do. A request that changes something may carry `Idempotency-Key`:
 //! repeated with the same body it gets the first answer again.
 
+pub mod audit;
 pub mod campaigns;
 pub mod cards;
 pub mod changes;
@@ -92,6 +93,7 @@ pub fn routes(api: Arc<Api>) -> Router {
         .route("/v1/profiles", get(profiles::list).post(profiles::create))
         .route("/v1/tokens", get(token_routes::list).post(token_routes::create))
         .route("/v1/tokens/{name}", delete(token_routes::revoke))
+        .route("/v1/audit", get(audit::list))
         .route("/v1/openapi.json", get(openapi))
         .layer(DefaultBodyLimit::max(body_bytes_max))
         .layer(middleware::from_fn(to_the_end))

@@ -4,7 +4,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    campaigns, cards, changes, commands, deliveries, entitlement, imports, operators, profiles, token_routes,
+    audit, campaigns, cards, changes, commands, deliveries, entitlement, imports, operators, profiles,
+    token_routes,
 };
 
 #[derive(OpenApi)]
@@ -53,6 +54,7 @@ use super::{
         token_routes::list,
         token_routes::create,
         token_routes::revoke,
+        audit::list,
     )
 )]
 struct Description;

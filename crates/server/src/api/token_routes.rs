@@ -10,6 +10,7 @@ use super::Shared;
 use super::problem::Problem;
 use super::request::Body;
 use super::tokens::{Caller, Role, TokenEntry, TokenError};
+use crate::store::OperatorId;
 
 /// A token to be made.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -30,19 +31,33 @@ pub struct NewToken {
 }
 
 /// A token just made: it is shown this once.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MadeToken {
     /// Its name.
-    name: String,
+    pub name: String,
     /// The token itself.
-    token: String,
+    pub token: String,
+}
+
+/// A token as listed.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TokenView {
+    /// Name, unique within the platform.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Name of the operator that it acts for; none: the whole service.
+    pub operator: Option<String>,
+    /// RFC 3339; without it the token does not expire.
+    #[schema(value_type = Option<String>)]
+    pub expires_at: Option<EpochMs>,
 }
 
 /// Tokens of the tenant.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TokenList {
     /// Without the tokens themselves, which nobody keeps.
-    tokens: Vec<TokenEntry>,
+    pub tokens: Vec<TokenView>,
 }
 
 /// Lists tokens.
@@ -50,7 +65,12 @@ pub struct TokenList {
     responses((status = 200, body = TokenList), (status = "4XX", body = Problem)))]
 pub async fn list(State(api): Shared, caller: Caller) -> Result<Json<TokenList>, Problem> {
     caller.must_be(Role::Admin)?;
-    Ok(Json(TokenList { tokens: api.tokens.list(caller.tenant) }))
+    let catalogue = api.platform.core.catalogue();
+    let view = |TokenEntry { name, role, operator, expires_at }| {
+        let operator = operator.map(|operator| catalogue.operator_name(OperatorId(operator)).to_owned());
+        TokenView { name, role, operator, expires_at }
+    };
+    Ok(Json(TokenList { tokens: api.tokens.list(caller.tenant).into_iter().map(view).collect() }))
 }
 
 /// Makes a token.

@@ -72,17 +72,15 @@ struct File {
 }
 
 /// A token as listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenEntry {
     /// Name, unique within the platform.
     pub name: String,
     /// What it may do.
     pub role: Role,
     /// Row number of the operator that it acts for; none: the whole service.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<u32>,
-    /// RFC 3339; without it the token does not expire.
-    #[schema(value_type = Option<String>)]
+    /// Without it the token does not expire.
     pub expires_at: Option<EpochMs>,
 }
 
