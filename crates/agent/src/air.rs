@@ -48,6 +48,12 @@ impl AirLine {
         Self { outgoing, stands }
     }
 
+    /// A line that always stands, to a network within the process: what devices say arrives at the other end.
+    pub fn direct() -> (Self, mpsc::UnboundedReceiver<FromDevice>) {
+        let (outgoing, said) = mpsc::unbounded_channel();
+        (Self { outgoing, stands: Arc::new(AtomicBool::new(true)) }, said)
+    }
+
     /// Whether the line stands: coverage.
     pub fn stands(&self) -> bool {
         self.stands.load(Relaxed)

@@ -7,6 +7,7 @@ use simtide_device::{Command, Device, Event, Menu, Notice, Prompt};
 use simtide_protocol::ids::{EpochMs, Imsi, Msisdn};
 
 use crate::entitlement::IpBearer;
+use crate::entitlement::bearer::Step;
 use crate::links::Links;
 use crate::network::{Line, NetworkEvent, Networks, message_id};
 use crate::port::thread::Request;
@@ -146,6 +147,11 @@ impl Host {
 
     /// Hands over an event; [`Self::next_request`] follows.
     pub fn handle(&mut self, now: EpochMs, event: Event) {
+        if let (Event::SubmitOutcome { reference, accepted }, Some(ip)) = (&event, &mut self.ip)
+            && ip.submitted(now, *reference, *accepted)
+        {
+            return;
+        }
         if let Event::SubmitOutcome { reference, accepted } = event
             && self.submitting.as_ref().is_some_and(|submitting| submitting.reference == reference)
         {
@@ -206,10 +212,16 @@ impl Host {
     /// Does everything that the device asks for, up to its next request to the card.
     pub fn next_request(&mut self, now: EpochMs, around: &impl Surroundings) -> Option<Request> {
         loop {
-            if let Some(ip) = &mut self.ip
-                && ip.step(now, &mut self.device, around.client_teller(), |shown| around.show(shown))
-            {
-                continue;
+            if let Some(ip) = &mut self.ip {
+                ip.note_coverage(now, self.covered);
+                match ip.step(now, &mut self.device, around.client_teller(), |shown| around.show(shown)) {
+                    Some(Step::Done) => continue,
+                    Some(Step::Submit { reference, tpdu }) => {
+                        self.submit(now, around, reference, tpdu);
+                        continue;
+                    }
+                    None => {}
+                }
             }
             match self.device.next_command() {
                 Some(Command::Reset) => return Some(Request::Reset),
@@ -244,7 +256,11 @@ impl Host {
             Command::Receive { link, bytes_max } => self.links.receive(link, bytes_max),
             Command::Send { link, bytes } => self.links.send(link, bytes),
             Command::CloseChannel { link } => self.links.close(link),
-            Command::SubmitSms { reference, tpdu } => self.submit(now, around, reference, tpdu),
+            Command::SubmitSms { reference, tpdu } => {
+                let kept = self.ip.is_some().then(|| tpdu.clone());
+                self.submitting = Some(Submitting { reference, tpdu: kept });
+                self.submit(now, around, reference, tpdu);
+            }
             Command::ReportSms { id, report } => around.networks().report(id, report),
             Command::SmsReceived { tpdu } => around.show(Shown::Sms(tpdu)),
             Command::MenuChanged(menu) => around.show(Shown::Menu(menu)),
@@ -322,9 +338,8 @@ impl Host {
         }
     }
 
+    /// Hands a message to the service centre; its answer, or that there is none, comes back as an event.
     fn submit(&mut self, now: EpochMs, around: &impl Surroundings, reference: u32, tpdu: Vec<u8>) {
-        let kept = self.ip.is_some().then(|| tpdu.clone());
-        self.submitting = Some(Submitting { reference, tpdu: kept });
         let line = self.line(around.networks());
         let taken =
             self.subscriber().zip(line).is_some_and(|(imsi, line)| line.submit(imsi, reference, tpdu));

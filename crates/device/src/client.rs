@@ -22,6 +22,7 @@ pub mod http;
 pub mod notification;
 pub mod settings;
 
+mod by_sms;
 mod exchange;
 mod names;
 mod schedule;
@@ -39,10 +40,12 @@ use simtide_protocol::second_layer::{ItemId, UplinkContent};
 
 use crate::authenticate::Authentication;
 use crate::event::{LinkId, SmsReport};
-use crate::inbound::CardKey;
+use crate::inbound::{CardKey, Queued};
 use crate::queues::Queues;
 use crate::sat::{Part, Progress, Sat};
 use crate::startup::CardFiles;
+use by_sms::BySms;
+pub use by_sms::SMS_RETRY_S_MIN;
 use exchange::Exchange;
 use http::{HttpRequest, HttpResponse};
 use names::Names;
@@ -103,6 +106,15 @@ pub enum Event {
         /// The SMS-SUBMIT.
         tpdu: Vec<u8>,
     },
+    /// The network has registered the device, or has lost it.
+    Coverage(bool),
+    /// The service centre has taken the message of [`Command::SubmitSms`], or has not.
+    Submitted {
+        /// The number of the message.
+        reference: u32,
+        /// Whether it took it.
+        accepted: bool,
+    },
     /// The device has nothing under way with its card.
     CardIdle,
     /// The card has opened a channel to the second server's address.
@@ -140,6 +152,13 @@ pub enum Command {
     },
     /// Hand this message to the device as if the network had sent it; [`Event::Reported`] answers it.
     Deliver(Part),
+    /// Send this SMS-SUBMIT by the network; [`Event::Submitted`] answers it.
+    SubmitSms {
+        /// Comes back.
+        reference: u32,
+        /// The TPDU.
+        tpdu: Vec<u8>,
+    },
     /// Tell the device that a message of its card was taken, or was not.
     SubmitOutcome {
         /// The device's number of it.
@@ -174,6 +193,8 @@ pub enum ClientNotice {
     Undeliverable(ItemId, String),
     /// So many answers have reached the server.
     Acknowledged(usize),
+    /// A service centre has taken the answer with this number: IP is away.
+    SentBySms(u64),
     /// The server did not answer as it should; the next attempt follows by itself.
     QueryFailed(String),
     /// The server has no card for this subscriber.
@@ -191,6 +212,7 @@ pub struct Client {
     names: Option<Box<Names>>,
     exchange: Exchange,
     schedule: Schedule,
+    by_sms: BySms,
     service: Option<Box<Service>>,
     commands: VecDeque<Command>,
     /// A query is wanted.
@@ -236,6 +258,7 @@ impl Client {
             names: None,
             exchange: Exchange::Resting,
             schedule: Schedule::default(),
+            by_sms: BySms::default(),
             service: None,
             commands: VecDeque::new(),
             wanted: false,
@@ -288,7 +311,7 @@ impl Client {
     pub fn next_deadline(&self) -> Option<EpochMs> {
         self.card?;
         let query = if matches!(self.exchange, Exchange::Resting) { self.schedule.next() } else { None };
-        query.into_iter().chain(self.hold_until).min()
+        query.into_iter().chain(self.hold_until).chain(self.next_message_at()).min()
     }
 
     /// Whether a message of the card is for this bearer: there is no coverage, or it goes where the packet came from that
@@ -316,6 +339,8 @@ impl Client {
             }
             Event::Reported { id, report } => self.reported(now, id, &report),
             Event::CardSends { reference, tpdu } => self.card_sends(reference, tpdu),
+            Event::Coverage(covered) => self.coverage(covered),
+            Event::Submitted { reference, accepted } => self.submitted(now, random, reference, accepted),
             Event::CardIdle => self.card_idle(),
             Event::ChannelOpened(link) => self.channel_opened(link),
             Event::ChannelData(link, bytes) => self.channel_data(link, &bytes),
@@ -351,8 +376,15 @@ impl Client {
         self.sat.card_gone();
         // What has not been carried out yet must not meet the next card.
         self.commands.retain(|command| {
-            !matches!(command, Command::Request(_) | Command::Authenticate { .. } | Command::Deliver(_))
+            !matches!(
+                command,
+                Command::Request(_)
+                    | Command::Authenticate { .. }
+                    | Command::Deliver(_)
+                    | Command::SubmitSms { .. }
+            )
         });
+        self.forget_messages();
         if let Some(service) = self.service.take() {
             self.commands.push_back(Command::ChannelClose(service.link));
         }
@@ -386,8 +418,12 @@ impl Client {
     /// The card has answered an item, with what it said.
     fn answered(&mut self, card: CardKey, item: ItemId, answer: Vec<u8>) {
         self.commands.push_back(Command::Notice(ClientNotice::Answered(item.clone())));
-        let proof =
-            (!answer.is_empty()).then(|| UplinkContent::Proof { id: Some(item.clone()), packet: answer });
+        let answered = |queued: &&Queued| queued.item.id == item && !answer.is_empty();
+        let proof = self.queues.inbound().of(card).find(answered).map(|queued| UplinkContent::Proof {
+            id: Some(item.clone()),
+            originating_address: queued.item.originating_address.clone(),
+            packet: answer.clone(),
+        });
         self.forget(card, item, proof);
     }
 
@@ -430,6 +466,7 @@ impl Client {
         self.deliver(now);
         if self.queues.is_durable() {
             self.ask(now, random);
+            self.send_by_sms(now);
         }
     }
 
@@ -527,4 +564,10 @@ impl Client {
             self.commands.push_back(Command::ChannelSend(service.link, service::waiting(count)));
         }
     }
+}
+
+fn number(random: Random<'_>) -> u32 {
+    let mut bytes = [0; 4];
+    random(&mut bytes);
+    u32::from_be_bytes(bytes)
 }

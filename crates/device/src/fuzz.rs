@@ -98,7 +98,7 @@ fn operate(queues: &mut Queues, piece: &[u8]) {
     let number = |place: usize| piece.get(place).copied().unwrap_or_default();
     let Some(card) = card_of(number(1)) else { return };
     let Ok(id) = format!("d{}-{}", number(2) % 4, number(3) % 4).parse::<ItemId>() else { return };
-    match number(0) % 5 {
+    match number(0) % 6 {
         0 => {
             let packet = vec![number(4); usize::from(number(5))];
             let item = Item { id, packet, originating_address: "1234".to_owned(), proof_wanted: true };
@@ -106,10 +106,12 @@ fn operate(queues: &mut Queues, piece: &[u8]) {
         }
         1 => queues.receipted(card, vec![id]),
         2 => {
-            let proof = UplinkContent::Proof { id: Some(id.clone()), packet: vec![number(4)] };
+            let (named, originating_address) = (Some(id.clone()), "1234".to_owned());
+            let proof = UplinkContent::Proof { id: named, originating_address, packet: vec![number(4)] };
             queues.answered(card, id, Some(proof).filter(|_| number(5) > 0));
         }
         3 => drop(queues.keep(card, UplinkContent::Submit { tpdu: piece.to_vec() })),
+        5 => queues.taken(card, u64::from(number(4))),
         _ => {
             queues.acknowledged(card, &[Acknowledged { n: u64::from(number(4)), verdict: Verdict::Accepted }])
         }
@@ -128,7 +130,7 @@ pub fn device_client(data: &[u8]) {
     let mut now = EpochMs(1_700_000_000_000);
     let files = CardFiles { imsi: "001010000000001".parse().ok(), ..CardFiles::default() };
     client.handle(now, &mut random, client::Event::CardStarted(files));
-    let (mut rest, mut request, mut challenge) = (data, 0, 0);
+    let (mut rest, mut request, mut challenge, mut message) = (data, 0, 0, 0);
     while let Some(([kind, length], after)) = rest.split_first_chunk::<2>() {
         let (piece, after) = after.split_at(usize::from(*length).min(after.len()));
         rest = after;
@@ -138,11 +140,12 @@ pub fn device_client(data: &[u8]) {
             match client.next_command() {
                 Some(client::Command::Request(asked)) => request = asked.id,
                 Some(client::Command::Authenticate { id, .. }) => challenge = id,
+                Some(client::Command::SubmitSms { reference, .. }) => message = reference,
                 Some(_) => {}
                 None => break,
             }
         }
-        let event = match kind % 8 {
+        let event = match kind % 10 {
             0 => client::Event::Response { id: request, response: answer_of(piece) },
             1 => client::Event::Failed { id: request },
             2 => client::Event::Authenticated { id: challenge, authentication: authentication_of(piece) },
@@ -150,6 +153,8 @@ pub fn device_client(data: &[u8]) {
             4 => client::Event::ChannelOpened(LinkId(u32::from(*length % 3))),
             5 => client::Event::ChannelData(LinkId(u32::from(*length % 3)), piece.to_vec()),
             6 => client::Event::CardIdle,
+            7 => client::Event::Coverage(length % 2 == 0),
+            8 => client::Event::Submitted { reference: message, accepted: length % 2 == 0 },
             _ => {
                 let jump_s = i64::from(i8::from_be_bytes([*length])) * 100_000;
                 now = now.plus_s(jump_s);

@@ -1,5 +1,6 @@
 //! The outbound queue: proofs of receipt and short messages of the card on their way back over IP, kept until the server
-//! has acknowledged them. Durable form: [`crate::queues`].
+//! has acknowledged them. Where IP stays away they leave by short message too ([`crate::client`]). Durable form:
+//! [`crate::queues`].
 
 use std::collections::VecDeque;
 
@@ -21,6 +22,9 @@ pub struct Pending {
     pub card: CardKey,
     /// What it is.
     pub content: UplinkContent,
+    /// A service centre has taken it too: it leaves by short message once, and over IP until it is acknowledged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_sms: bool,
 }
 
 /// The queue, oldest first.
@@ -43,6 +47,11 @@ impl Outbound {
         self.waiting.iter().any(|pending| pending.card == card)
     }
 
+    /// What of this card no service centre has taken, oldest first.
+    pub fn unsent_of(&self, card: CardKey) -> impl Iterator<Item = &Pending> {
+        self.waiting.iter().filter(move |pending| pending.card == card && !pending.by_sms)
+    }
+
     /// Everything, for a snapshot.
     pub fn all(&self) -> impl Iterator<Item = &Pending> {
         self.waiting.iter()
@@ -63,6 +72,11 @@ impl Outbound {
         self.waiting.len() < OUTBOUND_MAX
     }
 
+    /// The oldest that a service centre has taken: where there is no room, it may go.
+    pub(crate) fn dispensable(&self) -> Option<&Pending> {
+        self.waiting.iter().find(|pending| pending.by_sms)
+    }
+
     /// The last number given.
     pub fn last(&self) -> u64 {
         self.last
@@ -81,6 +95,14 @@ impl Outbound {
     /// Numbers up to this one have been given.
     pub(crate) fn given(&mut self, last: u64) {
         self.last = self.last.max(last);
+    }
+
+    /// A service centre has taken it.
+    pub(crate) fn taken(&mut self, card: CardKey, n: u64) {
+        let taken = |pending: &&mut Pending| pending.card == card && pending.n == n;
+        if let Some(pending) = self.waiting.iter_mut().find(taken) {
+            pending.by_sms = true;
+        }
     }
 
     pub(crate) fn acknowledged(&mut self, card: CardKey, n: &[u64]) {

@@ -42,6 +42,8 @@ enum Record {
     Answered { card: CardKey, item: ItemId, uplink: Option<Pending> },
     /// The card has sent something.
     Kept { uplink: Pending },
+    /// A service centre has taken an uplink.
+    Taken { card: CardKey, n: u64 },
     /// The server has these uplinks.
     Acknowledged { card: CardKey, n: Vec<u64> },
 }
@@ -198,18 +200,35 @@ impl Queues {
 
     /// The card has answered an item: it is forgotten, and what the card said goes up.
     pub fn answered(&mut self, card: CardKey, item: ItemId, content: Option<UplinkContent>) {
-        let uplink = content.map(|content| Pending { n: self.outbound.next(), card, content });
+        let uplink = content.map(|content| self.pending(card, content));
         self.change(Record::Answered { card, item, uplink });
     }
 
     /// The card has sent something by itself.
     pub fn keep(&mut self, card: CardKey, content: UplinkContent) -> Result<u64, QueueError> {
         if !self.outbound.has_room() {
-            return Err(QueueError::Full);
+            // What a service centre has taken is on its way.
+            let Some(Pending { n, card, .. }) = self.outbound.dispensable() else {
+                return Err(QueueError::Full);
+            };
+            let (n, card) = (vec![*n], *card);
+            self.change(Record::Acknowledged { card, n });
         }
-        let n = self.outbound.next();
-        self.change(Record::Kept { uplink: Pending { n, card, content } });
+        let uplink = self.pending(card, content);
+        let n = uplink.n;
+        self.change(Record::Kept { uplink });
         Ok(n)
+    }
+
+    fn pending(&self, card: CardKey, content: UplinkContent) -> Pending {
+        Pending { n: self.outbound.next(), card, content, by_sms: false }
+    }
+
+    /// A service centre has taken an uplink of a card.
+    pub fn taken(&mut self, card: CardKey, n: u64) {
+        if self.outbound.unsent_of(card).any(|uplink| uplink.n == n) {
+            self.change(Record::Taken { card, n });
+        }
     }
 
     /// The server has dealt with these uplinks of a card.
@@ -239,6 +258,7 @@ impl Queues {
                 }
             }
             Record::Kept { uplink } => self.outbound.push(uplink),
+            Record::Taken { card, n } => self.outbound.taken(card, n),
             Record::Acknowledged { card, n } => self.outbound.acknowledged(card, &n),
         }
     }
@@ -293,7 +313,8 @@ mod tests {
     }
 
     fn proof(name: &str) -> Option<UplinkContent> {
-        Some(UplinkContent::Proof { id: Some(name.parse().unwrap()), packet: vec![2, 0x71, 0] })
+        let (id, originating_address) = (Some(name.parse().unwrap()), "1234".into());
+        Some(UplinkContent::Proof { id, originating_address, packet: vec![2, 0x71, 0] })
     }
 
     /// What somebody can see of the queues.
@@ -325,6 +346,7 @@ mod tests {
         step(&|queues| queues.answered(card('1'), "a-1".parse().unwrap(), proof("a-1")));
         step(&|queues| queues.keep(card('2'), UplinkContent::Submit { tpdu: vec![1] }).map(drop).unwrap());
         step(&|queues| queues.answered(card('1'), "a-2".parse().unwrap(), None));
+        step(&|queues| queues.taken(card('1'), 1));
         let done = |n| Acknowledged { n, verdict: Verdict::Accepted };
         step(&|queues| queues.acknowledged(card('1'), &[done(1), done(2), done(9)]));
         states
@@ -407,6 +429,12 @@ mod tests {
         for _ in 0..crate::outbound::OUTBOUND_MAX {
             queues.keep(card('1'), UplinkContent::Submit { tpdu: vec![1] }).unwrap();
         }
+        assert!(queues.keep(card('1'), UplinkContent::Submit { tpdu: vec![1] }).is_err());
+        // One that is on its way by short message gives its place.
+        queues.taken(card('1'), 3);
+        queues.taken(card('1'), 3);
+        assert_eq!(queues.keep(card('2'), UplinkContent::Submit { tpdu: vec![1] }), Ok(513));
+        assert!(queues.outbound().of(card('1')).all(|uplink| uplink.n != 3));
         assert!(queues.keep(card('1'), UplinkContent::Submit { tpdu: vec![1] }).is_err());
         let mut queues = Queues::default();
         let mut large = item("a-1");

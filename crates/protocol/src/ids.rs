@@ -19,7 +19,7 @@ pub use moment::EpochMs;
 pub use network::Plmn;
 pub use operator::IdMno;
 pub use process::{ChangeId, DeliveryId};
-pub use subscriber::{Imsi, Msisdn};
+pub use subscriber::{Imsi, Msisdn, ServiceNumber};
 
 pub mod tbcd;
 

@@ -480,7 +480,8 @@ fn deliveries(devices: usize, rounds: usize) -> (f64, f64) {
             let items = device.exchange(&mut line, &Uplinks::default()).items;
             assert_eq!(items.len(), 1);
             let packet = proof(n + round * devices);
-            let content = UplinkContent::Proof { id: Some(id.clone()), packet };
+            let content =
+                UplinkContent::Proof { id: Some(id.clone()), originating_address: "1234".into(), packet };
             let uplink = vec![Uplink { n: round as u64, content }];
             let answer = device
                 .exchange(&mut line, &Uplinks { fetched: vec![id.clone()], uplink, ..Uplinks::default() });

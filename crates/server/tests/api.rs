@@ -332,7 +332,11 @@ async fn an_entitlement_server_in_another_process_asks_by_the_api() {
     assert_eq!(own.subscriber("001010000000099".parse().unwrap()).await, Ok(None));
     assert_eq!(own.waiting(card, &Known::default()).await, Ok(Vec::new()));
     assert_eq!(own.fetched(card, vec!["00a1-1".parse().unwrap()]).await, Ok(()));
-    let proof = UplinkContent::Proof { id: None, packet: vec![0, 4, 0xB0, 0, 0x10, 0] };
+    let proof = UplinkContent::Proof {
+        id: None,
+        originating_address: "1234".into(),
+        packet: vec![0, 4, 0xB0, 0, 0x10, 0],
+    };
     assert_eq!(own.uplink(card, proof).await, Ok(Verdict::Refused));
     let address = PushAddress { token: "t".into(), action: 2 };
     assert_eq!(own.push_address(card, Some(address)).await, Ok(()));

@@ -79,7 +79,7 @@ async fn uplinks(source: &MemorySource, card: CardId, count: usize) -> Vec<Uplin
 }
 
 fn assert_proven(uplink: &UplinkContent, name: &str) {
-    let UplinkContent::Proof { id: Some(id), packet } = uplink else { panic!("{uplink:?}") };
+    let UplinkContent::Proof { id: Some(id), packet, .. } = uplink else { panic!("{uplink:?}") };
     assert_eq!(id.as_str(), name);
     let response = open_response(packet.strip_prefix(&[2, 0x71, 0]).unwrap(), &security(), &keys()).unwrap();
     assert_eq!(response.header.status, ResponseStatus::PorOk);

@@ -15,6 +15,8 @@ use crate::port::soft::random;
 
 /// Challenges of the client module have ids below this one; those of the network begin here.
 const CHALLENGES_UP_TO: u64 = 1 << 63;
+/// Messages of the client module have numbers from here on at the service centre; those of its device lie below.
+const MESSAGES_FROM: u32 = 1 << 31;
 /// Most bytes that wait for a card on its channel.
 const CHANNEL_BYTES_MAX: usize = 64 * 1024;
 
@@ -30,8 +32,18 @@ pub struct IpBearer {
     /// What the device's card was when it was last looked at.
     starts: u32,
     had_card: bool,
+    covered: bool,
     idle_told: bool,
     failed: Option<io::Error>,
+}
+
+/// What a step of the client module leaves to its host.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Nothing.
+    Done,
+    /// A message for the network.
+    Submit { reference: u32, tpdu: Vec<u8> },
 }
 
 /// The card's channel to the client module.
@@ -67,6 +79,7 @@ impl IpBearer {
             channel: None,
             starts: 0,
             had_card: false,
+            covered: false,
             idle_told: true,
             failed: None,
         }
@@ -87,21 +100,37 @@ impl IpBearer {
         self.client.handle(now, &mut random, event);
     }
 
+    /// Whether the network has registered the device.
+    pub(crate) fn note_coverage(&mut self, now: EpochMs, covered: bool) {
+        if std::mem::replace(&mut self.covered, covered) != covered {
+            self.handle(now, Event::Coverage(covered));
+        }
+    }
+
+    /// The service centre's answer, where it is about a message of the client module; then it is taken.
+    pub(crate) fn submitted(&mut self, now: EpochMs, reference: u32, accepted: bool) -> bool {
+        let is_ours = reference >= MESSAGES_FROM;
+        if is_ours {
+            self.handle(now, Event::Submitted { reference: reference - MESSAGES_FROM, accepted });
+        }
+        is_ours
+    }
+
     /// The device has something to do: it will be idle anew.
     pub(crate) fn stirred(&mut self) {
         self.idle_told = false;
     }
 
-    /// One step of the client module: `false` where there is none.
+    /// One step of the client module, where there is one.
     pub(crate) fn step(
         &mut self,
         now: EpochMs,
         device: &mut Device,
         tell: impl Fn(Event) + Send + Sync + 'static,
         show: impl Fn(Shown),
-    ) -> bool {
+    ) -> Option<Step> {
         if self.failed.is_some() {
-            return false;
+            return None;
         }
         self.look_at_card(now, device);
         if let Some(changes) = self.client.take_changes() {
@@ -111,16 +140,20 @@ impl IpBearer {
                 // What lies on the disk is unknown: nothing may follow from it.
                 tracing::error!(%error, "the queue cannot be written: the device ends");
                 self.failed = Some(error);
-                return false;
+                return None;
             }
             self.client.stored(now, &mut random);
-            return true;
+            return Some(Step::Done);
         }
-        match self.client.next_command() {
-            None => false,
-            Some(command) => {
+        match self.client.next_command()? {
+            Command::SubmitSms { reference, tpdu } => {
+                // There are far fewer of them.
+                let reference = MESSAGES_FROM | reference;
+                Some(Step::Submit { reference, tpdu })
+            }
+            command => {
                 self.execute(now, device, command, tell, show);
-                true
+                Some(Step::Done)
             }
         }
     }
@@ -173,6 +206,8 @@ impl IpBearer {
                 self.give(now, device);
             }
             Command::Notice(notice) => show(Shown::Client(notice)),
+            // `step` hands these out.
+            Command::SubmitSms { .. } => {}
         }
     }
 

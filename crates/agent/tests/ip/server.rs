@@ -67,7 +67,7 @@ impl Server {
     /// Proofs so far, with the item that each names.
     pub fn proofs(&self) -> Vec<(Option<ItemId>, Vec<u8>)> {
         let proofs = self.uplinks.iter().filter_map(|content| match content {
-            UplinkContent::Proof { id, packet } => Some((id.clone(), packet.clone())),
+            UplinkContent::Proof { id, packet, .. } => Some((id.clone(), packet.clone())),
             UplinkContent::Submit { .. } => None,
         });
         proofs.collect()

@@ -7,9 +7,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use simtide_agent::air::{AirLine, FromDevice};
 use simtide_agent::entitlement::{IpBearer, QueueFile, Transport};
 use simtide_agent::host::{Host, Shown, Surroundings};
-use simtide_agent::network::Networks;
+use simtide_agent::network::{Line, NetworkEvent, Networks};
 use simtide_agent::personalization::of_test_card;
 use simtide_agent::port::CardPort;
 use simtide_agent::port::soft::SoftPort;
@@ -25,6 +26,9 @@ use simtide_protocol::scp80::{
     CommandHeader, Counter, Key, KeySet, Kic, Kid, Response, Security, Spi, open_response, seal,
 };
 use simtide_protocol::second_layer::Item;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::server::{NAME, Server};
 
@@ -96,6 +100,38 @@ pub struct World {
     pub around: Around,
     /// So many steps are left before the power goes; `None`: it stays.
     pub power: Option<u32>,
+    /// The cellular network, where there is one.
+    pub network: Option<Network>,
+}
+
+/// A network that registers everybody and keeps what it is given.
+pub struct Network {
+    said: UnboundedReceiver<FromDevice>,
+    /// What the service centre has taken.
+    pub taken: Vec<Vec<u8>>,
+    /// So many messages are refused before.
+    pub refuses: u32,
+    // Where timeouts wait that this clock never brings.
+    runtime: Runtime,
+}
+
+impl Network {
+    fn hear(&mut self) -> Option<NetworkEvent> {
+        loop {
+            match self.said.try_recv().ok()? {
+                FromDevice::Attach { imsi, .. } => return Some(NetworkEvent::Attached { imsi }),
+                FromDevice::Submit { imsi, reference, tpdu } => {
+                    let accepted = self.refuses == 0;
+                    self.refuses = self.refuses.saturating_sub(1);
+                    if accepted {
+                        self.taken.push(tpdu.0);
+                    }
+                    return Some(NetworkEvent::Submitted { imsi, reference, accepted });
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 pub struct Around {
@@ -156,7 +192,22 @@ impl World {
         let around = Around { tell, shown: Arc::default(), networks: Networks::default() };
         let mut host = Host::new(Device::new(settings)).with_ip(ip);
         host.handle(now, Event::PowerOn);
-        Self { host, now, told, around, power: None }
+        Self { host, now, told, around, power: None, network: None }
+    }
+
+    /// The same within a cellular network.
+    pub fn covered(mut self) -> Self {
+        let (line, said) = AirLine::direct();
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        self.network = Some(Network { said, taken: Vec::new(), refuses: 0, runtime });
+        self.around.networks = Networks::one(Line::Air(line));
+        self
+    }
+
+    /// What the device asks of its card next.
+    fn next_request(&mut self) -> Option<Request> {
+        let _within = self.network.as_ref().map(|network| network.runtime.enter());
+        self.host.next_request(self.now, &self.around)
     }
 
     /// Goes on until nothing is left to do at this moment, or the power goes: `false`.
@@ -169,7 +220,7 @@ impl World {
                 }
             }
             self.now = self.now.plus_ms(1);
-            match self.host.next_request(self.now, &self.around) {
+            match self.next_request() {
                 Some(request) => {
                     let event = match request {
                         Request::Reset => card.reset().map(Event::CardReset),
@@ -180,9 +231,16 @@ impl World {
                     };
                     self.host.handle(self.now, event.unwrap_or(Event::CardLost));
                 }
-                None => match self.told.try_recv() {
-                    Ok(event) => self.host.client(self.now, event),
-                    Err(_) => return true,
+                None => match (self.told.try_recv(), self.network.as_mut().and_then(Network::hear)) {
+                    (Err(_), None) => return true,
+                    (told, heard) => {
+                        if let Ok(event) = told {
+                            self.host.client(self.now, event);
+                        }
+                        if let Some(event) = heard {
+                            self.host.network(self.now, 0, event);
+                        }
+                    }
                 },
             }
         }

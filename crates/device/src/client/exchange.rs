@@ -8,7 +8,7 @@ use simtide_protocol::second_layer::{
 
 use super::http::HttpResponse;
 use super::session::{Access, EapRun, EapStep};
-use super::{Card, Client, ClientNotice, Command, Random};
+use super::{Card, Client, ClientNotice, Command, Random, number};
 use crate::authenticate::Authentication;
 use crate::queues::QueueError;
 
@@ -286,7 +286,10 @@ impl Client {
             asked_s => self.settings.period_s.min(asked_s.max(NEXT_QUERY_S_MIN)),
         };
         match repeats {
-            false => self.schedule.succeeded(now, period_s, number(random)),
+            false => {
+                self.ip_is_back();
+                self.schedule.succeeded(now, period_s, number(random));
+            }
             true => self.schedule.failed(now, None, number(random)),
         }
         self.tell_card();
@@ -331,6 +334,7 @@ impl Client {
         self.exchange = Exchange::Resting;
         self.flush = true;
         self.schedule.failed(now, retry_after_s, number(random));
+        self.ip_is_away(now, number(random));
         self.commands.push_back(Command::Notice(ClientNotice::QueryFailed(why)));
         self.tell_card();
     }
@@ -340,10 +344,4 @@ impl Client {
 fn is_relay(content_type: &str) -> bool {
     let kind = content_type.split(';').next().unwrap_or_default();
     kind.trim().eq_ignore_ascii_case(RELAY_CONTENT_TYPE)
-}
-
-fn number(random: Random<'_>) -> u32 {
-    let mut bytes = [0; 4];
-    random(&mut bytes);
-    u32::from_be_bytes(bytes)
 }

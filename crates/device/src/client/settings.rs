@@ -3,6 +3,9 @@
 use simtide_protocol::entitlement::{AppId, OTA_APP_DEFAULT};
 use simtide_protocol::second_layer::Known;
 
+/// The usual [`ClientSettings::sms_after_s`]: a lift, a tunnel or a restart of the server costs no messages.
+pub const SMS_AFTER_S: u32 = 900;
+
 /// Settings of the client module; a fleet shares one for many devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSettings {
@@ -24,6 +27,8 @@ pub struct ClientSettings {
     pub fast_reauthentication: bool,
     /// Time between two queries when nothing happens, in seconds; the server may ask for less.
     pub period_s: u32,
+    /// How long the server may be out of reach before answers leave by short message, in seconds; 0: they never do.
+    pub sms_after_s: u32,
     /// Versions that the card is known to have.
     pub known: Known,
 }
@@ -41,6 +46,7 @@ impl ClientSettings {
             pseudonyms: false,
             fast_reauthentication: false,
             period_s: 86_400,
+            sms_after_s: SMS_AFTER_S,
             known: Known::default(),
         }
     }

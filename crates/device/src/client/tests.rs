@@ -177,6 +177,67 @@ fn a_channel_of_the_card_is_answered_after_a_query() {
     assert!(bench.commands().contains(&Command::ChannelClose(link)));
 }
 
+/// A proof of several short messages: part by part, from the first one again where coverage was lost in between.
+#[test]
+fn a_long_proof_leaves_in_parts_and_is_taken_as_a_whole() {
+    use simtide_protocol::second_layer::Item;
+    use simtide_protocol::sms::{Arrival, Limits, Reassembly};
+    let mut queues = Queues::default();
+    let card = CardKey::Iccid("8988211000000000011".parse().unwrap());
+    let (id, originating_address) = ("a1-1".parse().unwrap(), "1234".to_owned());
+    let item = Item { id, packet: vec![0x15; 30], originating_address, proof_wanted: true };
+    queues.fetch(card, item, NOW).unwrap();
+    let client = Client::new(Arc::new(ClientSettings::of("aes.example", b"490154203237518")), queues);
+    let mut bench = Bench { client, now: NOW };
+    bench.tell(Event::CardStarted(files("001010000000001")));
+    bench.tell(Event::Coverage(true));
+    let (mut part, mut request) = (0, 0);
+    for command in bench.commands() {
+        match command {
+            Command::Deliver(delivered) => part = delivered.id,
+            Command::Request(asked) => request = asked.id,
+            _ => {}
+        }
+    }
+    let proof: Vec<u8> = (0..200).collect();
+    let answer = [&[0x02, 0x71, 0x00], &proof[..]].concat();
+    bench.tell(Event::Reported { id: part, report: SmsReport::Accepted(answer) });
+    bench.tell(Event::Failed { id: request });
+    let submits = |commands: Vec<Command>| -> Vec<(u32, Vec<u8>)> {
+        let submit = |command| match command {
+            Command::SubmitSms { reference, tpdu } => Some((reference, tpdu)),
+            _ => None,
+        };
+        commands.into_iter().filter_map(submit).collect()
+    };
+    assert!(submits(bench.commands()).is_empty());
+    bench.now = bench.client.next_message_at().unwrap();
+    assert!(bench.now.ms_since(NOW) >= 900_000 && bench.now.ms_since(NOW) <= 1_080_000);
+    bench.tell(Event::Deadline);
+    let [(lost, _)] = submits(bench.commands())[..] else { panic!("one part at a time") };
+    bench.tell(Event::Coverage(false));
+    bench.tell(Event::Submitted { reference: lost, accepted: true });
+    bench.tell(Event::Coverage(true));
+    let limits = Limits { open_max: 4, size_max: 1024, timeout_ms: 1000 };
+    let mut reassembly: Reassembly<()> = Reassembly::new(limits);
+    let mut parts = 0;
+    let whole = loop {
+        let [(reference, ref tpdu)] = submits(bench.commands())[..] else { panic!("part {parts}") };
+        let submit = Submit::from_bytes(tpdu).unwrap();
+        assert_eq!((submit.destination.number.as_str(), submit.reference), ("1234", reference as u8));
+        parts += 1;
+        let arrival = reassembly.accept(bench.now, (), &submit.user_data.octets).unwrap();
+        bench.tell(Event::Submitted { reference, accepted: true });
+        if let Arrival::Whole(whole) = arrival {
+            break whole;
+        }
+    };
+    assert_eq!((parts, whole.data), (2, proof));
+    let taken: Vec<_> = bench.client.queues().outbound().unsent_of(card).collect();
+    assert!(taken.is_empty() && bench.client.queues().outbound().len() == 1);
+    assert!(submits(bench.commands()).is_empty());
+}
+
 /// What a fleet pays for each device that rests.
 #[test]
 fn a_resting_device_is_small() {

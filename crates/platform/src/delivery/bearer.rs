@@ -5,7 +5,7 @@
 //! card that polls, or a device that asks on the second interface, is served whoever's turn it is.
 
 use serde::{Deserialize, Serialize};
-use simtide_protocol::ids::EpochMs;
+use simtide_protocol::ids::{EpochMs, ServiceNumber};
 
 /// What carries a delivery to its card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,6 +30,21 @@ impl Bearer {
             Bearer::Sms => "sms",
             Bearer::Ip => "ip",
         }
+    }
+}
+
+/// What brought something that a card says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Brought {
+    /// The bearer.
+    pub by: Bearer,
+    /// Where it was addressed to: the originating address that the card's device had set, where that is a number.
+    pub to: Option<ServiceNumber>,
+}
+
+impl From<Bearer> for Brought {
+    fn from(by: Bearer) -> Brought {
+        Brought { by, to: None }
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use simtide_protocol::ids::{CardId, DeliveryId, EpochMs};
 use simtide_protocol::poll_date::MarkFile;
 
-use super::bearer::{Bearer, Bearers, Presence, Settings, Urgency, order};
+use super::bearer::{Bearer, Bearers, Brought, Presence, Settings, Urgency, order};
 use super::milestone::{Milestone, Milestones};
 use super::packing::Portion;
 use super::status::ScriptAnswer;
@@ -226,14 +226,14 @@ pub enum Event {
     /// The card's proof of the packet under way.
     Proof {
         /// What brought it.
-        by: Bearer,
+        by: Brought,
         /// What it says.
         answer: ScriptAnswer,
     },
     /// The card's answer to what [`Delivery::sending`] gave while [`Delivery::asking`]: the mark, if that can be read.
     Marked {
         /// What brought it.
-        by: Bearer,
+        by: Brought,
         /// The mark.
         mark: Option<MarkFile>,
     },

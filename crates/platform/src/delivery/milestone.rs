@@ -1,7 +1,7 @@
 //! What has happened to a delivery, with times, for those who look.
 
 use serde::{Deserialize, Serialize};
-use simtide_protocol::ids::EpochMs;
+use simtide_protocol::ids::{EpochMs, ServiceNumber};
 
 use super::bearer::Bearer;
 use super::machine::State;
@@ -41,6 +41,9 @@ pub enum Milestone {
     Proof {
         /// What brought it.
         by: Bearer,
+        /// Where it was addressed to: the originating address that the card had been given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<ServiceNumber>,
         /// What it says.
         answer: ScriptAnswer,
     },

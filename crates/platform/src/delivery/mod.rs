@@ -10,7 +10,7 @@ mod status;
 mod tests;
 mod waiting;
 
-pub use bearer::{Bearer, Bearers, Presence, Settings, Urgency, order};
+pub use bearer::{Bearer, Bearers, Brought, Presence, Settings, Urgency, order};
 pub use machine::{Cause, Command, Delivery, Event, Polled, State, UnderWay, Wish};
 pub use milestone::{MILESTONES_MAX, Milestone, Milestones};
 pub use packet::{Blocked, Change, Evidence, PARTS_MAX, Packet, PacketState, Purpose, fenced_by, may_send};

@@ -68,7 +68,7 @@ impl Run {
 }
 
 fn proof(by: Bearer) -> Event {
-    Event::Proof { by, answer: ScriptAnswer::OK }
+    Event::Proof { by: by.into(), answer: ScriptAnswer::OK }
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn packets_follow_one_another_and_each_waits_for_the_proof_before_it() {
 #[test]
 fn a_failed_command_ends_it_goes_on_or_is_undone_as_the_step_says() {
     let failed = Event::Proof {
-        by: Bearer::Sms,
+        by: Bearer::Sms.into(),
         answer: ScriptAnswer { status: 0, executed: Some(2), word: Some(0x6982) },
     };
     let step = |failing: &str| {
@@ -247,7 +247,7 @@ fn another_open_packet_of_the_card_is_waited_for() {
 const LOW: ScriptAnswer = ScriptAnswer::COUNTER_LOW;
 
 fn marked(number: u32, step: u8, phase: MarkPhase) -> Event {
-    Event::Marked { by: Bearer::Ip, mark: Some(MarkFile { campaign: number, step, phase }) }
+    Event::Marked { by: Bearer::Ip.into(), mark: Some(MarkFile { campaign: number, step, phase }) }
 }
 
 /// Runs until the device has the first packet and the card says that it had it before.
@@ -256,7 +256,7 @@ fn had_before(repeatable: bool, steps: &str) -> (Run, Vec<Command>) {
     run.at(0, Event::Asked);
     run.at(0, Event::Reserved { counter: 1 });
     run.at(1, Event::Fetched);
-    let commands = run.at(2, Event::Proof { by: Bearer::Ip, answer: LOW });
+    let commands = run.at(2, Event::Proof { by: Bearer::Ip.into(), answer: LOW });
     (run, commands)
 }
 
@@ -291,7 +291,7 @@ fn the_mark_tells_what_became_of_a_lost_answer() {
     assert_eq!(after(marked(7, 0, MarkPhase::Done)), (State::Requested, 0), "the mark of another campaign");
     let refused = State::Refused { answer: ScriptAnswer::INTERRUPTED };
     assert_eq!(after(marked(number, 0, MarkPhase::Begun)).0, refused);
-    assert_eq!(after(Event::Marked { by: Bearer::Ip, mark: None }).0, refused);
+    assert_eq!(after(Event::Marked { by: Bearer::Ip.into(), mark: None }).0, refused);
     assert_eq!(after(proof(Bearer::Ip)).0, refused, "the question itself is refused");
 }
 
@@ -302,7 +302,7 @@ fn a_proof_that_may_still_come_by_short_message_is_waited_for() {
         run.at(0, Event::Look);
         run.at(0, Event::Reserved { counter: 1 });
         run.at(5, Event::Asked);
-        let waits = run.at(6, Event::Proof { by: Bearer::Ip, answer: LOW });
+        let waits = run.at(6, Event::Proof { by: Bearer::Ip.into(), answer: LOW });
         assert_eq!(waits, [Command::WakeAt(NOW.plus_s(900))]);
         assert_eq!(run.at(7, Event::Asked), [], "the card would refuse it again");
         run
@@ -319,7 +319,7 @@ fn a_counter_that_stays_behind_ends_it() {
     let (mut run, _) = had_before(false, SMALL);
     for n in 0..8 {
         run.at(10 + n, Event::Asked);
-        run.at(10 + n, Event::Proof { by: Bearer::Ip, answer: LOW });
+        run.at(10 + n, Event::Proof { by: Bearer::Ip.into(), answer: LOW });
     }
     assert_eq!(run.machine.state, State::Refused { answer: LOW });
 }
@@ -376,8 +376,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::PassedOver),
         2 => (1u64..9).prop_map(|counter| Event::Reserved { counter }),
         2 => bearer.clone().prop_map(|bearer| Event::Failed { bearer }),
-        3 => (bearer, answer).prop_map(|(by, answer)| Event::Proof { by, answer }),
-        2 => mark.prop_map(|mark| Event::Marked { by: Bearer::Ip, mark }),
+        3 => (bearer, answer).prop_map(|(by, answer)| Event::Proof { by: by.into(), answer }),
+        2 => mark.prop_map(|mark| Event::Marked { by: Bearer::Ip.into(), mark }),
         1 => Just(Event::PollOpened),
         1 => Just(Event::PollEnded { outcome: Polled::Done }),
         1 => Just(Event::PollEnded { outcome: Polled::Broken { marked: true } }),

@@ -74,7 +74,7 @@ fn happening(byte: u8) -> Event {
         7 => Event::PassedOver,
         8 => Event::Reserved { counter: u64::from(byte >> 4) + 1 },
         9 => Event::Failed { bearer },
-        10 | 11 => Event::Proof { by: bearer, answer },
+        10 | 11 => Event::Proof { by: bearer.into(), answer },
         12 => Event::PollOpened,
         13 if byte & 0x10 == 0 => Event::PollEnded { outcome: Polled::Done },
         13 if byte & 0x20 == 0 => Event::PollEnded { outcome: Polled::Failed(answer) },

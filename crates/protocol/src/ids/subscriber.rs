@@ -111,7 +111,36 @@ impl fmt::Display for Msisdn {
     }
 }
 
-serde_as_text!(Imsi, Msisdn);
+/// The number that a card's messages are addressed to: a short code or a telephone number, 1 to 20 digits (3GPP TS
+/// 23.040, 9.1.2.5). Shown without a plus, which short messages carry beside the digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceNumber(Digits<10>);
+
+impl FromStr for ServiceNumber {
+    type Err = IdError;
+
+    /// Accepts a plus in front.
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let digits = text.strip_prefix('+').unwrap_or(text);
+        if !(1..=20).contains(&digits.len()) {
+            return Err(IdError::Length {
+                what: "service number",
+                found: digits.len(),
+                unit: "digits",
+                expected: "1 to 20, with or without a plus in front",
+            });
+        }
+        Digits::parse("service number", digits).map(Self)
+    }
+}
+
+impl fmt::Display for ServiceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+serde_as_text!(Imsi, Msisdn, ServiceNumber);
 
 #[cfg(test)]
 mod tests {
@@ -137,5 +166,13 @@ mod tests {
             assert!(wrong.parse::<Msisdn>().is_err(), "{wrong}");
         }
         assert!("0010100000000011".parse::<Imsi>().is_err());
+        for (text, shown) in
+            [("+43660500", "43660500"), ("1", "1"), ("01234567890123456789", "01234567890123456789")]
+        {
+            assert_eq!(text.parse::<ServiceNumber>().unwrap().to_string(), shown);
+        }
+        for wrong in ["", "+", "12*3", "012345678901234567890"] {
+            assert!(wrong.parse::<ServiceNumber>().is_err(), "{wrong}");
+        }
     }
 }

@@ -277,8 +277,8 @@ mod tests {
         assert_eq!(
             message,
             concat!(
-                "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwia2lkIjoiUWpBUDZiTFdUZ3FCIiwic2VxIjoxLCJ0eXAiOiJ1cGxpbmtzIn0..",
-                "AAECAwQFBgcICQoL.uYuMtRUjuBOUJBLtX6aOM8DjuoOIASCJ04UO-NEQzbFeCg.G-L_ZdRX5TontciZ9OgPtA"
+                "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwia2lkIjoiUWpBUDZiTFdUZ3FCIiwic2VxIjoxLCJ0eXAiOiJ1cGxpbmtzLTEifQ..",
+                "AAECAwQFBgcICQoL.uYuMtRUjuBOUJBLtX6aOM8DjuoOIASCJ04UO-NEQzbFeCg.7Zs1c7XZ2cCLkodLmEb42A"
             )
         );
         let mut server = Channel::new(&root, Side::Server);
@@ -350,10 +350,11 @@ mod tests {
             "....".to_owned(),
             format!("{message}.x"),
             [parts[0], "AA", parts[2], parts[3], parts[4]].join("."),
-            with(r#"{"alg":"none","enc":"A256GCM","kid":"x","seq":1,"typ":"items"}"#),
-            with(r#"{"alg":"dir","enc":"A128GCM","kid":"x","seq":1,"typ":"items"}"#),
-            with(r#"{"alg":"dir","enc":"A256GCM","kid":"x","seq":-1,"typ":"items"}"#),
-            with(r#"{"alg":"dir","enc":"A256GCM","kid":"x","seq":1,"typ":"items","zip":"DEF"}"#),
+            with(r#"{"alg":"none","enc":"A256GCM","kid":"x","seq":1,"typ":"items-1"}"#),
+            with(r#"{"alg":"dir","enc":"A128GCM","kid":"x","seq":1,"typ":"items-1"}"#),
+            with(r#"{"alg":"dir","enc":"A256GCM","kid":"x","seq":-1,"typ":"items-1"}"#),
+            with(r#"{"alg":"dir","enc":"A256GCM","kid":"x","seq":1,"typ":"items-1","zip":"DEF"}"#),
+            with(r#"{"alg":"dir","enc":"A256GCM","kid":"x","seq":1,"typ":"items-2"}"#),
         ] {
             assert!(matches!(device.open(Content::Items, &bad), Err(OpenError::Syntax(_))), "{bad}");
         }

@@ -22,21 +22,23 @@ const KNOWN_MAX: usize = 64;
 /// Longest name, value or address in characters.
 const TEXT_BYTES_MAX: usize = 128;
 
-/// What a message holds: the `typ` of its header.
+/// What a message holds, and in which version of its form: the `typ` of its header. A message of another version is not
+/// opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
 pub enum Content {
     /// A [`Downlink`], from server to device.
+    #[serde(rename = "items-1")]
     Items,
     /// [`Uplinks`], from device to server.
+    #[serde(rename = "uplinks-1")]
     Uplinks,
 }
 
 impl fmt::Display for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Content::Items => "items",
-            Content::Uplinks => "uplinks",
+            Content::Items => "items-1",
+            Content::Uplinks => "uplinks-1",
         })
     }
 }
@@ -124,6 +126,8 @@ pub enum UplinkContent {
         /// The item that it answers, where the device knows.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<ItemId>,
+        /// TP-OA that the device had given the packet's messages: where the proof is addressed to, whatever carries it.
+        originating_address: String,
         /// The SCP80 response packet, from its UDH on as the answer gave it, or from its RPL on.
         #[serde(with = "bytes")]
         packet: Vec<u8>,
@@ -206,6 +210,9 @@ impl Uplinks {
             let (UplinkContent::Proof { packet: bytes, .. } | UplinkContent::Submit { tpdu: bytes }) =
                 &uplink.content;
             limit("bytes in an uplink", bytes.len(), PACKET_BYTES_MAX)?;
+            if let UplinkContent::Proof { originating_address, .. } = &uplink.content {
+                limit("characters in an originating address", originating_address.len(), TEXT_BYTES_MAX)?;
+            }
         }
         Ok(uplinks)
     }
@@ -303,6 +310,7 @@ mod tests {
                     n: 7,
                     content: UplinkContent::Proof {
                         id: Some(id("00000000000000a1-1")),
+                        originating_address: "1234".into(),
                         packet: vec![2, 0x71, 0],
                     },
                 },
@@ -312,7 +320,7 @@ mod tests {
         };
         let text = concat!(
             r#"{"fetched":["00000000000000a1-1"],"uplink":[{"n":7,"proof":{"id":"00000000000000a1-1","#,
-            r#""packet":"AnEA"}},{"n":8,"submit":{"tpdu":"QQ=="}}]}"#
+            r#""originating_address":"1234","packet":"AnEA"}},{"n":8,"submit":{"tpdu":"QQ=="}}]}"#
         );
         assert_eq!(String::from_utf8(uplinks.to_json()).unwrap(), text);
         assert_eq!(Uplinks::from_json(text.as_bytes()), Ok(uplinks));
@@ -328,5 +336,14 @@ mod tests {
             assert_eq!(bad.parse::<ItemId>(), Err(PayloadError::ItemId));
         }
         assert!(Downlink::from_json(br#"{"items":[{"id":"","packet":""}]}"#).is_err());
+        let proof = |address: &str| {
+            let text = format!(
+                r#"{{"uplink":[{{"n":1,"proof":{{"originating_address":"{address}","packet":"AnEA"}}}}]}}"#
+            );
+            Uplinks::from_json(text.as_bytes())
+        };
+        assert!(proof("+43660500").is_ok());
+        assert!(matches!(proof(&"1".repeat(TEXT_BYTES_MAX + 1)), Err(PayloadError::TooMany { .. })));
+        assert!(Uplinks::from_json(br#"{"uplink":[{"n":1,"proof":{"packet":"AnEA"}}]}"#).is_err());
     }
 }

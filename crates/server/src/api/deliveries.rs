@@ -125,6 +125,8 @@ pub struct MilestoneView {
     pub what: String,
     /// By what: poll, sms or ip.
     pub by: Option<String>,
+    /// Of a proof: the originating address that the card had been given, which it answered to.
+    pub to: Option<String>,
     /// In words.
     pub text: String,
 }
@@ -303,10 +305,19 @@ fn milestone(at: EpochMs, milestone: &Milestone) -> MilestoneView {
         }
         Milestone::Reached => ("reached", None, "the network has delivered it to the device".to_owned()),
         Milestone::Fetched => ("fetched", Some(Bearer::Ip), "the device has it on its disk".to_owned()),
-        Milestone::Proof { by, answer } => ("proof", Some(*by), answer.explained()),
+        Milestone::Proof { by, to: None, answer } => {
+            ("proof", Some(*by), format!("proof by {}: {}", by.name(), answer.explained()))
+        }
+        Milestone::Proof { by, to: Some(to), answer } => {
+            ("proof", Some(*by), format!("proof by {} to {to}: {}", by.name(), answer.explained()))
+        }
         Milestone::Closed { state } => ("closed", None, state.name().to_owned()),
     };
-    MilestoneView { at, what: what.to_owned(), by: by.map(|by| by.name().to_owned()), text }
+    let to = match milestone {
+        Milestone::Proof { to, .. } => to.map(|to| to.to_string()),
+        _ => None,
+    };
+    MilestoneView { at, what: what.to_owned(), by: by.map(|by| by.name().to_owned()), to, text }
 }
 
 impl From<DeliveryRefused> for Problem {

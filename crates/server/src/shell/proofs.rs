@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use simtide_platform::delivery::{self, Change, Evidence};
+use simtide_platform::delivery::{self, Bearer, Brought, Change, Evidence};
 use simtide_protocol::ids::CardId;
 use simtide_protocol::personalization::{Uplink, UplinkHead};
 use simtide_protocol::scp80::{self, Counter, Response, ResponseStatus};
@@ -32,7 +32,7 @@ pub const INCOMING_MAX: usize = 4_096;
 const ANSWERS_MAX: usize = 10_000;
 /// Packets of a key set, closed ones too, that a proof is tried on.
 const LATEST_MAX: usize = 16;
-/// Requests of different cards that are looked at at once.
+/// Cards of which something is looked at at once.
 const TURNS: usize = 64;
 /// Incomplete messages from phones.
 const LIMITS: Limits = Limits { open_max: 10_000, size_max: 16_384, timeout_ms: 10 * 60_000 };
@@ -115,6 +115,16 @@ pub struct Proof {
     pub status: ResponseStatus,
     /// The application's answer.
     pub data: Vec<u8>,
+    /// What brought it.
+    pub brought: Brought,
+}
+
+/// The command that a proof is about, and what it says.
+struct Answered<'c> {
+    command: &'c Packet,
+    status: ResponseStatus,
+    data: Vec<u8>,
+    brought: Brought,
 }
 
 /// Who follows packets of its own: changes of operator, deliveries.
@@ -148,7 +158,7 @@ pub struct Proofs {
     changes: OnceLock<Arc<dyn Follower>>,
     deliveries: OnceLock<Arc<dyn Follower>>,
     requests: OnceLock<Arc<dyn Requests>>,
-    /// By a card's hash: a request that comes by two bearers at once is seen as one.
+    /// By a card's hash: what comes by two bearers at once is seen as one.
     turns: [tokio::sync::Mutex<()>; TURNS],
 }
 
@@ -158,7 +168,10 @@ pub async fn listen(proofs: Arc<Proofs>, mut incoming: mpsc::Receiver<Incoming>)
         let mut verdict = Verdict::Taken;
         if message.udhi {
             let arrived = match card_of(&proofs.core, &message.source).await {
-                Ok(Some(card)) => proofs.message_arrived(card, &message.user_data).await.map(|_| ()),
+                Ok(Some(card)) => {
+                    let brought = Brought { by: Bearer::Sms, to: message.destination.digits.parse().ok() };
+                    proofs.message_arrived(card, &message.user_data, brought).await.map(|_| ())
+                }
                 Ok(None) => {
                     tracing::debug!("a message came from a number that no card has");
                     Ok(())
@@ -217,13 +230,18 @@ impl Proofs {
     ///
     /// # Errors
     /// Nothing was stored: it has to come again.
-    pub async fn message_arrived(&self, card: CardId, user_data: &[u8]) -> Result<Arrived, StoreError> {
+    pub async fn message_arrived(
+        &self,
+        card: CardId,
+        user_data: &[u8],
+        brought: Brought,
+    ) -> Result<Arrived, StoreError> {
         let arrival = {
             let mut reassembly = self.reassembly.lock().unwrap_or_else(PoisonError::into_inner);
             reassembly.accept(self.core.now(), card, user_data)
         };
         match arrival {
-            Ok(Arrival::Whole(whole)) => self.whole_arrived(card, &whole).await,
+            Ok(Arrival::Whole(whole)) => self.whole_arrived(card, &whole, brought).await,
             Ok(Arrival::Waiting | Arrival::Duplicate) => Ok(Arrived::Part),
             Err(error) => {
                 tracing::info!(%error, "a message from a card is not readable");
@@ -232,9 +250,14 @@ impl Proofs {
         }
     }
 
-    async fn whole_arrived(&self, card: CardId, whole: &Assembled) -> Result<Arrived, StoreError> {
+    async fn whole_arrived(
+        &self,
+        card: CardId,
+        whole: &Assembled,
+        brought: Brought,
+    ) -> Result<Arrived, StoreError> {
         if whole.contains(Element::RESPONSE_PACKET) {
-            self.packet_arrived(card, &whole.data).await
+            self.packet_arrived(card, &whole.data, brought).await
         } else if whole.contains(Element::COMMAND_PACKET) {
             self.request_arrived(card, &whole.data).await
         } else {
@@ -247,7 +270,12 @@ impl Proofs {
     ///
     /// # Errors
     /// Nothing was stored: it has to come again.
-    pub async fn packet_arrived(&self, card: CardId, packet: &[u8]) -> Result<Arrived, StoreError> {
+    pub async fn packet_arrived(
+        &self,
+        card: CardId,
+        packet: &[u8],
+        brought: Brought,
+    ) -> Result<Arrived, StoreError> {
         let tar = match scp80::response_tar(packet) {
             Ok(tar) => tar,
             Err(error) => {
@@ -255,6 +283,7 @@ impl Proofs {
                 return Ok(Arrived::Refused);
             }
         };
+        let _turn = self.turn(&card).await;
         let Some(row) = self.core.store.card(card).await? else { return Ok(Arrived::Refused) };
         let candidates = self.candidates(&row).await?;
         let of_tar = |one: &&Packet| one.tar == tar && !matches!(one.origin, Origin::Trigger(_));
@@ -269,7 +298,8 @@ impl Proofs {
             }
             self.answers.add(CardAnswer { key, status, data: data.clone(), authenticated });
             if authenticated {
-                self.prove(&row, command, status, data, &candidates).await?;
+                let answered = Answered { command, status, data, brought };
+                self.prove(&row, answered, &candidates).await?;
                 return Ok(Arrived::Proof(key, status));
             }
             tracing::info!(%status, "a card answered without authentication; nothing moves");
@@ -277,6 +307,12 @@ impl Proofs {
         }
         tracing::info!("a proof of receipt matches no command of its card");
         Ok(Arrived::Refused)
+    }
+
+    /// What one card says is taken in one after the other.
+    async fn turn(&self, card: &CardId) -> tokio::sync::MutexGuard<'_, ()> {
+        // There are TURNS of them.
+        self.turns[usize::from(self.core.bucket(card).0) % TURNS].lock().await
     }
 
     /// The response, where the card's keys open it: here, or where its operator keeps them.
@@ -311,11 +347,10 @@ impl Proofs {
     async fn prove(
         &self,
         card: &Card,
-        command: &Packet,
-        status: ResponseStatus,
-        data: Vec<u8>,
+        answered: Answered<'_>,
         candidates: &[Packet],
     ) -> Result<(), StoreError> {
+        let Answered { command, status, data, brought } = answered;
         let (now, key) = (self.core.now(), command.key);
         let mut ops = Vec::new();
         ops.extend(self.moved(command, Evidence::Proof { status: status.code() }));
@@ -336,7 +371,7 @@ impl Proofs {
             ops.push(Op::History { card: key.card, lines: vec![line] });
             if let Some(follower) = self.follower(command.origin) {
                 let (origin, tar, has_data) = (command.origin, command.tar, !command.data.is_empty());
-                let proof = Proof { key, origin, tar, has_data, status, data };
+                let proof = Proof { key, origin, tar, has_data, status, data, brought };
                 return follower.proven(card, proof, ops).await;
             }
         }
@@ -371,8 +406,7 @@ impl Proofs {
     /// # Errors
     /// Nothing was stored: it has to come again.
     pub async fn request_arrived(&self, card: CardId, packet: &[u8]) -> Result<Arrived, StoreError> {
-        // There are TURNS of them.
-        let _turn = self.turns[usize::from(self.core.bucket(&card).0) % TURNS].lock().await;
+        let _turn = self.turn(&card).await;
         let Some(row) = self.core.store.card(card).await? else { return Ok(Arrived::Refused) };
         let Some((uplink, key_set, counter)) = open_request(&self.core, &row, packet) else {
             return Ok(Arrived::Refused);

@@ -15,7 +15,8 @@ fn proof_of(holder: &mut Holder, item: &Waiting) -> Vec<u8> {
 }
 
 async fn bring(platform: &Platform, n: u32, packet: Vec<u8>) -> Verdict {
-    platform.deliveries.uplink(card(n), UplinkContent::Proof { id: None, packet }).await.unwrap()
+    let proof = UplinkContent::Proof { id: None, originating_address: SOURCE.to_owned(), packet };
+    platform.deliveries.uplink(card(n), proof).await.unwrap()
 }
 
 /// The next of a row of numbers that only looks random: every run tries the same.

@@ -41,7 +41,14 @@ async fn a_packet_reaches_the_device_and_its_proof_comes_back() {
 
     // A proof and a message of the card; the same again changes nothing.
     let uplink = vec![
-        Uplink { n: 1, content: UplinkContent::Proof { id: Some(ids[0].clone()), packet: vec![2, 0x71, 0] } },
+        Uplink {
+            n: 1,
+            content: UplinkContent::Proof {
+                id: Some(ids[0].clone()),
+                originating_address: "1234".into(),
+                packet: vec![2, 0x71, 0],
+            },
+        },
         Uplink { n: 2, content: UplinkContent::Submit { tpdu: vec![0x41, 0] } },
     ];
     let uplinks = Uplinks { uplink: uplink.clone(), ..Uplinks::default() };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use simtide_agent::entitlement::line::{LineAddress, LineClient, relay as serve_line};
 use simtide_agent::entitlement::transport::ServerPlace;
 use simtide_agent::entitlement::{IpBearer, QueueFile, Transport};
+use simtide_device::client::settings::SMS_AFTER_S;
 use simtide_device::client::{Client, ClientSettings};
 use simtide_device::queues::Queues;
 use simtide_protocol::entitlement::{AppId, OTA_APP_DEFAULT};
@@ -37,6 +38,9 @@ pub struct EntitlementArgs {
     /// Time between two queries when nothing happens, in seconds
     #[arg(long, value_name = "S", requires = "entitlement", default_value_t = 86_400)]
     entitlement_period_s: u32,
+    /// How long the server may be out of reach before answers of the card leave by short message, in seconds; 0: never
+    #[arg(long, value_name = "S", requires = "entitlement", default_value_t = SMS_AFTER_S)]
+    sms_after_s: u32,
     /// Authenticate by AKA' instead of AKA
     #[arg(long, requires = "entitlement")]
     aka_prime: bool,
@@ -58,6 +62,7 @@ pub fn bearer(
     let mut settings = ClientSettings::of(&place.name, imei);
     settings.app = args.entitlement_app;
     settings.period_s = args.entitlement_period_s;
+    settings.sms_after_s = args.sms_after_s;
     settings.aka_prime = args.aka_prime;
     settings.pseudonyms = args.pseudonyms;
     settings.fast_reauthentication = args.fast_reauthentication;

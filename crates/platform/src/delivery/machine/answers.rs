@@ -4,7 +4,7 @@ use simtide_protocol::ids::EpochMs;
 use simtide_protocol::poll_date::{MarkFile, MarkPhase};
 
 use super::{Command, Delivery, Polled, State};
-use crate::delivery::bearer::{Bearer, Bearers, Presence, Settings};
+use crate::delivery::bearer::{Bearer, Bearers, Brought, Presence, Settings};
 use crate::delivery::milestone::Milestone;
 use crate::delivery::packing::{Portion, PortionFailing};
 use crate::delivery::status::ScriptAnswer;
@@ -16,7 +16,7 @@ impl Delivery {
     pub(super) fn proof(
         &mut self,
         now: EpochMs,
-        by: Bearer,
+        Brought { by, to }: Brought,
         answer: ScriptAnswer,
         presence: &Presence,
         settings: &Settings,
@@ -33,7 +33,7 @@ impl Delivery {
             (false, true) => Bearer::Ip,
             _ => by,
         };
-        self.milestones.add(now, Milestone::Proof { by, answer });
+        self.milestones.add(now, Milestone::Proof { by, to, answer });
         if answer.is_counter_low() && self.undoing.is_none() && portion.handed.is_none() {
             return self.had_before(now, by, presence, settings);
         }
@@ -156,7 +156,7 @@ impl Delivery {
     pub(super) fn marked(
         &mut self,
         now: EpochMs,
-        by: Bearer,
+        Brought { by, to }: Brought,
         mark: Option<MarkFile>,
         presence: &Presence,
         settings: &Settings,
@@ -181,7 +181,7 @@ impl Delivery {
                 return self.next(now, by, presence, settings);
             }
         };
-        self.milestones.add(now, Milestone::Proof { by, answer });
+        self.milestones.add(now, Milestone::Proof { by, to, answer });
         self.went(now, by, by, answer, presence, settings)
     }
 

@@ -29,7 +29,7 @@ pub mod source;
 mod steps;
 pub mod vectors;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -81,8 +81,6 @@ pub struct Deliveries {
     agenda: Mutex<BTreeSet<(EpochMs, CardId, DeliveryId)>>,
     agenda_changed: Notify,
     turns: [tokio::sync::Mutex<()>; TURNS],
-    /// Cards of which a proof is just being taken in over IP.
-    by_ip: Mutex<HashSet<CardId>>,
     in_session: OnceLock<InSession>,
     notifier: OnceLock<Arc<dyn Notifier>>,
 }
@@ -126,7 +124,6 @@ impl Deliveries {
             agenda: Mutex::default(),
             agenda_changed: Notify::new(),
             turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
-            by_ip: Mutex::default(),
             in_session: OnceLock::new(),
             notifier: OnceLock::new(),
         });

@@ -1,11 +1,10 @@
 //! The second interface, in process: what waits for a card is sealed and handed over when its device asks.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 
 use simtide_platform::campaign::CampaignState;
 use simtide_platform::delivery::{
-    Available, Bearer, Bearers, Cause, Event, Evidence, Known as KnownOf, Urgency, Waiting as Waits,
+    Available, Bearer, Bearers, Brought, Cause, Event, Evidence, Known as KnownOf, Urgency, Waiting as Waits,
     versions_on, waiting,
 };
 use simtide_platform::subscription::SeenBy;
@@ -56,20 +55,22 @@ impl DeliverySource for Deliveries {
 
     fn uplink(&self, card: CardId, uplink: UplinkContent) -> Answer<'_, Verdict> {
         Box::pin(async move {
-            self.by_ip.lock().unwrap_or_else(PoisonError::into_inner).insert(card);
+            let brought = |number: &str| Brought { by: Bearer::Ip, to: number.parse().ok() };
             let arrived = match &uplink {
-                UplinkContent::Proof { packet, .. } => {
-                    self.proofs.packet_arrived(card, from_rpl(packet)).await
+                UplinkContent::Proof { packet, originating_address, .. } => {
+                    self.proofs.packet_arrived(card, from_rpl(packet), brought(originating_address)).await
                 }
                 UplinkContent::Submit { tpdu } => match Submit::from_bytes(tpdu) {
-                    Ok(submit) => self.proofs.message_arrived(card, &submit.user_data.octets).await,
+                    Ok(submit) => {
+                        let brought = brought(&submit.destination.number);
+                        self.proofs.message_arrived(card, &submit.user_data.octets, brought).await
+                    }
                     Err(error) => {
                         tracing::info!(%error, "a short message over IP is not readable");
                         Ok(crate::shell::proofs::Arrived::Refused)
                     }
                 },
             };
-            self.by_ip.lock().unwrap_or_else(PoisonError::into_inner).remove(&card);
             Ok(arrived?.into())
         })
     }

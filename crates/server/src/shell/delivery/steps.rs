@@ -386,7 +386,7 @@ impl Deliveries {
     pub(super) async fn proof_came(&self, card: &Card, proof: Proof, ops: Vec<Op>) -> Result<(), StoreError> {
         let Origin::Delivery(id) = proof.origin else { return Ok(()) };
         let card = card.record.id;
-        let by_ip = self.by_ip.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&card);
+        let by = proof.brought;
         let _turn = self.turn(&card).await;
         // A second copy's "counter low" leaves the row open; the other copy's proof settles it, or the delivery finds out.
         let says_something = is_settled(&ops, proof.key) || proof.status == ResponseStatus::CounterLow;
@@ -396,8 +396,7 @@ impl Deliveries {
             return Ok(());
         }
         let answer = ScriptAnswer::read(proof.status, &proof.data);
-        let by = if by_ip { Bearer::Ip } else { Bearer::Sms };
-        if by == Bearer::Sms && proof.status == ResponseStatus::PorOk {
+        if by.by == Bearer::Sms && proof.status == ResponseStatus::PorOk {
             self.sightings.reached(&card, self.core.now());
         }
         match self.load(card, id).await? {
