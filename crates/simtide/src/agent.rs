@@ -130,6 +130,7 @@ pub fn run(args: Args) -> Outcome {
             outside: outside.clone(),
             display: shown,
         };
+        entitlement::wake(&args.entitlement, &outside).await?;
         tokio::spawn(person(screen, outside, display));
         tokio::spawn(async move {
             ended().await;

@@ -29,8 +29,19 @@ pub struct ClientSettings {
     pub period_s: u32,
     /// How long the server may be out of reach before answers leave by short message, in seconds; 0: they never do.
     pub sms_after_s: u32,
+    /// Where a cloud push reaches this device, where one does.
+    pub push: Option<Push>,
     /// Versions that the card is known to have.
     pub known: Known,
+}
+
+/// Where a cloud push goes (GSMA TS.43, 2.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    /// `notif_token`: what the push service knows the device by.
+    pub token: String,
+    /// `notif_action`, which service: 1 GCM, 2 FCM, 3 WNS, 4 APNS.
+    pub action: u8,
 }
 
 impl ClientSettings {
@@ -47,6 +58,7 @@ impl ClientSettings {
             fast_reauthentication: false,
             period_s: 86_400,
             sms_after_s: SMS_AFTER_S,
+            push: None,
             known: Known::default(),
         }
     }

@@ -80,8 +80,31 @@ async fn a_million_forged_and_duplicated_proofs_and_none_is_accepted() {
         assert_eq!(bring(&platform, 0, proof.clone()).await, Verdict::Repeated);
     }
     assert_eq!(platform.core.store.case(CaseKind::Delivery, id.0).await.unwrap(), settled, "once");
-    let history = platform.core.store.history(card(0), simtide_protocol::ids::EpochMs(i64::MAX), 10).await;
+    let history = platform.core.store.history(card(0), EpochMs(i64::MAX), 10).await;
     assert_eq!(history.unwrap().len(), 1, "one line for one proof");
+    platform.stop().await;
+}
+
+/// The same proof over IP and by short message at once: a device that had lost IP, and got it back.
+#[tokio::test]
+async fn a_proof_that_comes_by_both_bearers_at_once_counts_once() {
+    let (platform, id, item) = offered(1).await;
+    let mut holder = Holder::new(0);
+    let proof = proof_of(&mut holder, &item);
+    let message = [&[0x02, 0x71, 0x00][..], &proof].concat();
+    let sms = Brought { by: Bearer::Sms, to: "1234".parse().ok() };
+    let by_sms = || platform.proofs.message_arrived(card(0), &message, sms);
+    let (one, two, three) = tokio::join!(by_sms(), bring(&platform, 0, proof.clone()), by_sms());
+    let verdicts = [one.unwrap().into(), two, three.unwrap().into()];
+    let accepted = verdicts.iter().filter(|verdict| **verdict == Verdict::Accepted).count();
+    let repeated = verdicts.iter().filter(|verdict| **verdict == Verdict::Repeated).count();
+    assert_eq!((accepted, repeated), (1, 2), "{verdicts:?}");
+    assert_eq!(state(&platform, id).await, State::Proven { by: Bearer::Ip });
+    let record = platform.deliveries.show(TENANT, id).await.unwrap();
+    let is_proof = |one: &Milestone| matches!(one, Milestone::Proof { to: Some(_), .. });
+    assert_eq!(record.machine.milestones.all().iter().filter(|(_, one)| is_proof(one)).count(), 1);
+    let history = platform.core.store.history(card(0), EpochMs(i64::MAX), 10).await.unwrap();
+    assert_eq!(history.len(), 1, "one line for one proof");
     platform.stop().await;
 }
 

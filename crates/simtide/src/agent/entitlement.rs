@@ -1,16 +1,20 @@
 //! The agent's way over IP: flags, the client module that they make, and the helper on another machine.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use simtide_agent::entitlement::line::{LineAddress, LineClient, relay as serve_line};
+use simtide_agent::entitlement::notified::{self, Notified};
 use simtide_agent::entitlement::transport::ServerPlace;
 use simtide_agent::entitlement::{IpBearer, QueueFile, Transport};
-use simtide_device::client::settings::SMS_AFTER_S;
+use simtide_agent::runner::Inbound;
+use simtide_device::client::settings::{Push, SMS_AFTER_S};
 use simtide_device::client::{Client, ClientSettings};
 use simtide_device::queues::Queues;
 use simtide_protocol::entitlement::{AppId, OTA_APP_DEFAULT};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::Outcome;
 
@@ -41,6 +45,16 @@ pub struct EntitlementArgs {
     /// How long the server may be out of reach before answers of the card leave by short message, in seconds; 0: never
     #[arg(long, value_name = "S", requires = "entitlement", default_value_t = SMS_AFTER_S)]
     sms_after_s: u32,
+    /// What a push service knows this device by: the server is told, and pushes where it would send an SMS
+    #[arg(long, value_name = "TOKEN", requires = "entitlement")]
+    notif_token: Option<String>,
+    /// Which push service: 1 GCM, 2 FCM, 3 WNS, 4 APNS
+    #[arg(long, value_name = "N", requires = "notif_token", default_value_t = 2,
+        value_parser = clap::value_parser!(u8).range(1..=4))]
+    notif_action: u8,
+    /// Take notifications here, as a push service hands them over: POST on loopback
+    #[arg(long, value_name = "ADDRESS", requires = "notif_token")]
+    notified_at: Option<SocketAddr>,
     /// Authenticate by AKA' instead of AKA
     #[arg(long, requires = "entitlement")]
     aka_prime: bool,
@@ -63,6 +77,7 @@ pub fn bearer(
     settings.app = args.entitlement_app;
     settings.period_s = args.entitlement_period_s;
     settings.sms_after_s = args.sms_after_s;
+    settings.push = args.notif_token.clone().map(|token| Push { token, action: args.notif_action });
     settings.aka_prime = args.aka_prime;
     settings.pseudonyms = args.pseudonyms;
     settings.fast_reauthentication = args.fast_reauthentication;
@@ -79,6 +94,18 @@ pub fn bearer(
     };
     let client = Client::new(Arc::new(settings), queues);
     Ok(Some(IpBearer::new(client, queue, transport, place.addresses)))
+}
+
+/// Takes notifications for the client module, where the flags say so.
+pub async fn wake(args: &EntitlementArgs, outside: &UnboundedSender<Inbound>) -> std::io::Result<()> {
+    let (Some(address), Some(token)) = (args.notified_at, args.notif_token.clone()) else { return Ok(()) };
+    let listener = notified::bind(address).await?;
+    let (notified, outside) = (Notified { token, app: args.entitlement_app }, outside.clone());
+    tokio::spawn(notified::listen(listener, notified, move |event| {
+        // A device that has ended hears nothing.
+        let _ = outside.send(Inbound::Client(event));
+    }));
+    Ok(())
 }
 
 /// Runs the helper until it is ended, or its line ends.

@@ -20,11 +20,16 @@ const HOME: &str =
 
 /// Writes an operator as `home.toml`, and a vendor's file of its cards as `cards.csv`; answers their ICCIDs.
 pub fn operator_with_cards(folder: &Path, seed: u64, cards: u32) -> Vec<String> {
+    operator_with(folder, seed, cards, "standard")
+}
+
+/// The same with cards of another profile.
+pub fn operator_with(folder: &Path, seed: u64, cards: u32, profile: &str) -> Vec<String> {
     let order = Order {
         seed,
         cards,
         network: "00101".into(),
-        profile: "standard".parse().unwrap(),
+        profile: profile.parse().unwrap(),
         device_kind: "meter".into(),
         dated: 0,
         first_poll: EpochMs(0),
