@@ -31,6 +31,10 @@ pub trait Backend: Send + Sync {
     fn grant<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()>;
     /// Makes vectors. `highest` is the card's own number from an AUTS, where the pool has the keys to check its MAC-S.
     fn vectors(&self, imsi: Imsi, wanted: VectorsWanted, highest: Option<Sqn>) -> Answer<'_, Vec<Vector>>;
+    /// An identity that is passed over before it is asked: whoever watches the time must not know.
+    fn pass_over(&self, _imsi: Imsi, _wanted: VectorsWanted) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
     /// Whether it checks the MAC-S of an AUTS itself before the number moves.
     fn checks_auts(&self) -> bool {
         true
@@ -99,8 +103,12 @@ impl Pooled {
         let entry = self.pool.entry(imsi)?;
         match entry.as_ref().filter(|entry| !entry.access).map(|entry| entry.state) {
             None => {}
-            Some(State::Free | State::Retired) => return Err(RegisterError::NotFound),
+            Some(State::Free | State::Retired) => {
+                self.backend.pass_over(imsi, wanted).await?;
+                return Err(RegisterError::NotFound);
+            }
             Some(State::Reserved | State::Assigned) => {
+                self.backend.pass_over(imsi, wanted).await?;
                 return Err(RegisterError::Refused("the identity has no access".to_owned()));
             }
         }

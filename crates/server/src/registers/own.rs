@@ -1,10 +1,12 @@
 //! Our own authentication centre: the pool is its data base, network elements ask it by GSUP.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use simtide_protocol::aka::{self, Sqn, Vector};
 use simtide_protocol::gsup::Domain;
 use simtide_protocol::ids::Imsi;
+use simtide_protocol::milenage::Milenage;
 
 use super::algorithm::Functions;
 use super::front::{Backend, Pooled};
@@ -38,13 +40,16 @@ impl NetworkElements for NoElements {
 pub struct Centre {
     pool: Arc<Pool>,
     sequence: Sequence,
+    /// For identities that are not here.
+    of_nobody: Sequence,
     elements: Arc<dyn NetworkElements>,
 }
 
 impl Centre {
     /// A centre over a pool.
     pub fn new(pool: Arc<Pool>, elements: Arc<dyn NetworkElements>) -> Arc<Centre> {
-        Arc::new(Centre { sequence: Sequence::new(pool.clone()), pool, elements })
+        let of_nobody = Sequence::of_nobody(pool.clone());
+        Arc::new(Centre { sequence: Sequence::new(pool.clone()), of_nobody, pool, elements })
     }
 
     /// The centre as a register.
@@ -83,16 +88,37 @@ impl Centre {
         };
         let count = wanted.count.clamp(1, VECTORS_MAX);
         let numbers = self.sequence.draw(imsi, count, above).await?;
-        let amf = if wanted.aka_prime { AMF_SEPARATED } else { [0x00, 0x00] };
-        let vectors = numbers.into_iter().map(|seq| {
-            let mut rand = [0; 16];
-            getrandom::fill(&mut rand).map_err(|_| {
-                RegisterError::Refused("the operating system gives no random numbers".to_owned())
-            })?;
-            Ok(Vector::new(&functions, rand, Sqn::from_parts(seq, ind), amf))
-        });
-        vectors.collect()
+        vectors_with(&functions, numbers, wanted.aka_prime, ind)
     }
+
+    /// The same work for an identity that is not here, with keys that are nobody's: whoever asks in another's name over
+    /// the entitlement server must not learn from the time who is a subscriber.
+    async fn work_for_nobody(&self, imsi: Imsi, wanted: VectorsWanted) -> Result<(), RegisterError> {
+        let functions = Functions::Milenage(Milenage::new(&[0; 16], &[0; 16]));
+        if let Some((rand, auts)) = &wanted.resynchronisation {
+            black_box(aka::open_auts(&functions, rand, auts));
+            return Ok(());
+        }
+        let numbers = self.of_nobody.draw(imsi, wanted.count.clamp(1, VECTORS_MAX), None).await?;
+        black_box(vectors_with(&functions, numbers, wanted.aka_prime, IND_PLATFORM)?);
+        Ok(())
+    }
+}
+
+fn vectors_with(
+    functions: &Functions,
+    numbers: Vec<u64>,
+    aka_prime: bool,
+    ind: u8,
+) -> Result<Vec<Vector>, RegisterError> {
+    let amf = if aka_prime { AMF_SEPARATED } else { [0x00, 0x00] };
+    let vectors = numbers.into_iter().map(|seq| {
+        let mut rand = [0; 16];
+        getrandom::fill(&mut rand)
+            .map_err(|_| RegisterError::Refused("the operating system gives no random numbers".to_owned()))?;
+        Ok(Vector::new(functions, rand, Sqn::from_parts(seq, ind), amf))
+    });
+    vectors.collect()
 }
 
 impl Backend for Centre {
@@ -111,7 +137,17 @@ impl Backend for Centre {
     }
 
     fn vectors(&self, imsi: Imsi, wanted: VectorsWanted, _highest: Option<Sqn>) -> Answer<'_, Vec<Vector>> {
-        Box::pin(self.make_vectors(imsi, wanted, IND_PLATFORM))
+        Box::pin(async move {
+            let made = self.make_vectors(imsi, wanted, IND_PLATFORM).await;
+            if matches!(made, Err(RegisterError::NotFound)) {
+                self.work_for_nobody(imsi, wanted).await?;
+            }
+            made
+        })
+    }
+
+    fn pass_over(&self, imsi: Imsi, wanted: VectorsWanted) -> Answer<'_, ()> {
+        Box::pin(self.work_for_nobody(imsi, wanted))
     }
 
     fn seen(&self, imsi: Imsi) -> Answer<'_, Seen> {
@@ -240,6 +276,35 @@ mod tests {
         let numbers: Vec<u64> = tasks.join_all().await.into_iter().flatten().collect();
         let different: std::collections::BTreeSet<u64> = numbers.iter().copied().collect();
         assert_eq!((numbers.len(), different.len()), (250, 250));
+    }
+
+    /// Who asks for vectors in another's name learns nothing from what it takes: numbers become durable for nobody as often
+    /// as for a subscriber, and for an identity without access too.
+    #[tokio::test]
+    async fn an_identity_that_is_not_here_costs_what_another_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let centre = centre(&directory, AuthenticationAlgorithm::Milenage).await;
+        let register = centre.register();
+        let (known, _) = armed(&register).await;
+        let unknown = "001029999999999".parse().unwrap();
+        let free = "001020000000003".parse().unwrap();
+        for _ in 0..40 {
+            assert_eq!(register.vectors(known, VectorsWanted::plain(1)).await.ok().unwrap().len(), 1);
+            for stranger in [unknown, free] {
+                let none = register.vectors(stranger, VectorsWanted::plain(1)).await;
+                assert!(matches!(none, Err(RegisterError::NotFound)));
+            }
+        }
+        let written = centre.pool.raise_seq(known, 0, 0).await.unwrap();
+        assert_eq!((written, centre.pool.raise_nobody(0).await.unwrap()), (64, 2 * 64));
+        // An AUTS that nobody's card has made moves nothing.
+        let resynchronisation = Some(([1; 16], [2; 14]));
+        for stranger in [known, unknown] {
+            let wanted = VectorsWanted { resynchronisation, ..VectorsWanted::plain(1) };
+            assert!(register.vectors(stranger, wanted).await.is_err());
+        }
+        let written = centre.pool.raise_seq(known, 0, 0).await.unwrap();
+        assert_eq!((written, centre.pool.raise_nobody(0).await.unwrap()), (64, 2 * 64));
     }
 
     #[tokio::test]

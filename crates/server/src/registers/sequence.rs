@@ -26,16 +26,29 @@ struct Block {
     last: u64,
 }
 
+/// Whom numbers are drawn for.
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    Subscribers,
+    Nobody,
+}
+
 /// The numbers of all subscribers of a pool.
 pub struct Sequence {
     pool: Arc<Pool>,
+    whose: Whose,
     blocks: Mutex<HashMap<Imsi, Block>>,
 }
 
 impl Sequence {
     /// Numbers that are kept in this pool.
     pub fn new(pool: Arc<Pool>) -> Sequence {
-        Sequence { pool, blocks: Mutex::default() }
+        Sequence { pool, whose: Whose::Subscribers, blocks: Mutex::default() }
+    }
+
+    /// Numbers in the name of nobody, for identities that are not in the pool: drawn as others are, and of no use.
+    pub fn of_nobody(pool: Arc<Pool>) -> Sequence {
+        Sequence { whose: Whose::Nobody, ..Sequence::new(pool) }
     }
 
     /// Draws `count` numbers that were never used, all above `above` (the card's own, after an AUTS).
@@ -56,7 +69,10 @@ impl Sequence {
                 above = seq;
                 continue;
             }
-            let start = self.pool.raise_seq(imsi, above, BLOCK).await?;
+            let start = match self.whose {
+                Whose::Subscribers => self.pool.raise_seq(imsi, above, BLOCK).await?,
+                Whose::Nobody => self.pool.raise_nobody(BLOCK).await?,
+            };
             self.put(imsi, Block { next: start + 1, last: start + BLOCK });
         }
         Ok(drawn)

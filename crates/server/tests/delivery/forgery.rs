@@ -1,6 +1,7 @@
 //! Proofs that are none: forged, of another card, of another packet, duplicated. None of them moves anything.
 
 use super::*;
+use tokio::sync::Barrier;
 
 /// Proofs that are tried, each with something changed.
 const FORGERIES: u64 = 1_000_000;
@@ -86,25 +87,36 @@ async fn a_million_forged_and_duplicated_proofs_and_none_is_accepted() {
 }
 
 /// The same proof over IP and by short message at once: a device that had lost IP, and got it back.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proof_that_comes_by_both_bearers_at_once_counts_once() {
-    let (platform, id, item) = offered(1).await;
+    const ROUNDS: usize = 30;
+    let store = store(1, Clock::REAL.now()).await;
+    let platform = Arc::new(start(&store, None, "").await);
     let mut holder = Holder::new(0);
-    let proof = proof_of(&mut holder, &item);
-    let message = [&[0x02, 0x71, 0x00][..], &proof].concat();
-    let sms = Brought { by: Bearer::Sms, to: "1234".parse().ok() };
-    let by_sms = || platform.proofs.message_arrived(card(0), &message, sms);
-    let (one, two, three) = tokio::join!(by_sms(), bring(&platform, 0, proof.clone()), by_sms());
-    let verdicts = [one.unwrap().into(), two, three.unwrap().into()];
-    let accepted = verdicts.iter().filter(|verdict| **verdict == Verdict::Accepted).count();
-    let repeated = verdicts.iter().filter(|verdict| **verdict == Verdict::Repeated).count();
-    assert_eq!((accepted, repeated), (1, 2), "{verdicts:?}");
-    assert_eq!(state(&platform, id).await, State::Proven { by: Bearer::Ip });
-    let record = platform.deliveries.show(TENANT, id).await.unwrap();
-    let is_proof = |one: &Milestone| matches!(one, Milestone::Proof { to: Some(_), .. });
-    assert_eq!(record.machine.milestones.all().iter().filter(|(_, one)| is_proof(one)).count(), 1);
-    let history = platform.core.store.history(card(0), EpochMs(i64::MAX), 10).await.unwrap();
-    assert_eq!(history.len(), 1, "one line for one proof");
+    for round in 1..=ROUNDS {
+        let id = create(&platform, wanted(0, &[Bearer::Ip], content(true, &[counting()]))).await;
+        let [item] = &ask(&platform, 0).await[..] else { panic!("it waits") };
+        let proof = proof_of(&mut holder, item);
+        let message = [&[0x02, 0x71, 0x00][..], &proof].concat();
+        let (at_once, by_ip) = (Arc::new(Barrier::new(2)), platform.clone());
+        let ready = at_once.clone();
+        let by_ip = tokio::spawn(async move {
+            ready.wait().await;
+            bring(&by_ip, 0, proof).await
+        });
+        at_once.wait().await;
+        let sms = Brought { by: Bearer::Sms, to: "1234".parse().ok() };
+        let by_sms = platform.proofs.message_arrived(card(0), &message, sms).await.unwrap().into();
+        let mut verdicts = [by_ip.await.unwrap(), by_sms];
+        verdicts.sort_by_key(|verdict| *verdict != Verdict::Accepted);
+        assert_eq!(verdicts, [Verdict::Accepted, Verdict::Repeated], "round {round}");
+        assert_eq!(state(&platform, id).await, State::Proven { by: Bearer::Ip });
+        let record = platform.deliveries.show(TENANT, id).await.unwrap();
+        let is_proof = |one: &Milestone| matches!(one, Milestone::Proof { to: Some(_), .. });
+        assert_eq!(record.machine.milestones.all().iter().filter(|(_, one)| is_proof(one)).count(), 1);
+    }
+    let history = platform.core.store.history(card(0), EpochMs(i64::MAX), 2 * ROUNDS).await.unwrap();
+    assert_eq!(history.len(), ROUNDS, "one line for one proof");
     platform.stop().await;
 }
 

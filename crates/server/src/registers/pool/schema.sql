@@ -34,6 +34,13 @@ CREATE TABLE IF NOT EXISTS change (
     released INTEGER NOT NULL DEFAULT 0
 );
 
+-- Numbers drawn in the name of nobody: an identity that is not here costs a question what another one does.
+CREATE TABLE IF NOT EXISTS nobody (
+    id        INTEGER PRIMARY KEY,
+    seq_limit INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO nobody VALUES (0, 0);
+
 -- IND of every user of vectors (3GPP TS 33.102, C.3.4).
 CREATE TABLE IF NOT EXISTS vector_user (
     name TEXT PRIMARY KEY,
