@@ -9,6 +9,9 @@
 //! What devices, cards and their HTTP client spend is not counted. Every proof is in the store, and every effect on its
 //! card, before a number is printed.
 //!
+//! The line after it tells what of that the store takes at least: the reads and the durable batches of a delivery, counted,
+//! each at the price of the barest one, measured in the same run with as many at once.
+//!
 //! `cargo bench -p simtide-server --bench delivery`
 
 #![allow(clippy::unwrap_used, reason = "a benchmark ends by it")]
@@ -50,8 +53,8 @@ use simtide_server::shell::delivery::Wanted;
 use simtide_server::shell::keyring::{CardKeySet, Keyring, KeyringError};
 use simtide_server::store::sqlite::{SqliteSettings, SqliteStore};
 use simtide_server::store::{
-    Alias, Batch, CardHot, CardRecord, DirectoryRow, Group, NewCard, Op, OperatorId, ProfileId, SealedKeys,
-    Store, TenantId,
+    Alias, Batch, CardChange, CardHot, CardRecord, DirectoryRow, Group, NewCard, Op, OperatorId, ProfileId,
+    SealedKeys, Store, TenantId,
 };
 use tokio::sync::mpsc;
 
@@ -77,15 +80,20 @@ fn main() {
         .build()
         .unwrap();
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let (platform, server) = runtime.block_on(start(folder.path(), agents));
+    let settings =
+        SqliteSettings { directory: folder.path().join("store"), buckets: BUCKETS, groups: GROUPS };
+    let store = Arc::new(SqliteStore::open(&settings).unwrap());
+    let (platform, server) = runtime.block_on(start(store.clone(), agents));
     let fleet = Fleet::start(agents, server.address());
     fleet.ask();
-    let (mut spent, mut exchanges) = (Duration::ZERO, 0);
+    let (mut spent, mut exchanges, mut reads, mut batches) = (Duration::ZERO, 0, 0, 0);
     for round in 0..rounds {
         runtime.block_on(request(&platform, agents, round));
-        let before = (server_cpu(), server.service.stats.with_token.value());
+        let before = (server_cpu(), server.service.stats.with_token.value(), store.counts());
         fleet.ask();
         spent += server_cpu() - before.0;
+        let counts = store.counts();
+        (reads, batches) = (reads + counts.0 - before.2.0, batches + counts.1 - before.2.1);
         exchanges += server.service.stats.with_token.value() - before.1;
         assert_eq!(platform.deliveries.open_count(), 0, "every delivery is proven");
         fleet.check(round);
@@ -103,6 +111,14 @@ fn main() {
         per(spent),
         per(empty),
         if ratio <= RATIO_MAX { "" } else { "  FELL SHORT" }
+    );
+    let (read, batch) = (bare(&runtime, &platform, agents, false), bare(&runtime, &platform, agents, true));
+    let (reads, batches) = (reads as f64 / count, batches as f64 / count);
+    let floor = reads * read + batches * batch;
+    println!(
+        "  of which the store at its barest: {reads:.1} reads of {read:.0} us, {batches:.1} durable batches of \
+         {batch:.0} us: {floor:.0} us; exchanges and store together {:.0} us",
+        per(empty) + floor
     );
     drop(fleet);
     runtime.block_on(platform.stop());
@@ -128,6 +144,32 @@ fn server_cpu() -> Duration {
         Duration::from_nanos(text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or_default())
     };
     all.saturating_sub(others.map(of).sum())
+}
+
+/// Server CPU in microseconds of a read of one card, or of a durable batch that writes one row, with as many at once as
+/// devices ask.
+fn bare(runtime: &tokio::runtime::Runtime, platform: &Platform, cards: usize, durable: bool) -> f64 {
+    let each = 10 * cards.div_ceil(ASKING_MAX);
+    let before = server_cpu();
+    runtime.block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..ASKING_MAX {
+            let core = platform.core.clone();
+            tasks.spawn(async move {
+                for n in 0..each {
+                    let card = card((task + n * ASKING_MAX) % cards);
+                    if durable {
+                        let change = CardChange::RaiseCounter { key_set: 2, counter: n as u64 };
+                        core.commit_card(&card, vec![Op::ChangeCard { card, change }]).await.unwrap();
+                    } else {
+                        assert!(core.store.card(card).await.unwrap().is_some());
+                    }
+                }
+            });
+        }
+        tasks.join_all().await;
+    });
+    (server_cpu() - before).as_secs_f64() * 1e6 / (each * ASKING_MAX) as f64
 }
 
 fn iccid(n: usize) -> Iccid {
@@ -162,9 +204,7 @@ impl Keyring for OneKeySet {
     }
 }
 
-async fn start(folder: &std::path::Path, cards: usize) -> (Platform, Server) {
-    let settings = SqliteSettings { directory: folder.join("store"), buckets: BUCKETS, groups: GROUPS };
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&settings).unwrap());
+async fn start(store: Arc<dyn Store>, cards: usize) -> (Platform, Server) {
     fill(&*store, cards).await;
     let text = "[card_port]\nlisten = \"127.0.0.1:0\"\n[smpp]\nsource_address = \"500\"\n";
     let config = Config::parse(text).unwrap();

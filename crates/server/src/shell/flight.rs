@@ -13,7 +13,7 @@ use simtide_protocol::ids::EpochMs;
 use simtide_protocol::scp80::{PorRequest, Spi};
 
 use super::delivery::presence::Sightings;
-use crate::store::{self, Origin, PacketKey, PacketState};
+use crate::store::{self, Origin, PacketChange, PacketKey, PacketState};
 use tokio::sync::mpsc;
 
 /// Packets whose validity has ended that are handled at once.
@@ -28,6 +28,13 @@ pub struct Moved {
     pub state: PacketState,
     /// The SMSC's ids, by part.
     pub message_ids: Vec<String>,
+}
+
+impl Moved {
+    /// How its row is to be changed.
+    pub fn change(self, key: PacketKey) -> PacketChange {
+        PacketChange { key, state: self.state, message_ids: self.message_ids, deadline: None }
+    }
 }
 
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use super::sending::{Incoming, card_of};
 use crate::smpp::Verdict;
 use crate::store::{
     Answer, Card, CardChange, Cause, HistoryLine, HistoryResult, Op, Origin, Packet, PacketChange, PacketKey,
-    PacketState, StoreError, UPLINK_COUNTER,
+    PacketState, Standing, StoreError, UPLINK_COUNTER,
 };
 
 /// Messages from phones that wait.
@@ -284,26 +284,19 @@ impl Proofs {
             }
         };
         let _turn = self.turn(&card).await;
-        let Some(row) = self.core.store.card(card).await? else { return Ok(Arrived::Refused) };
-        let candidates = self.candidates(&row).await?;
+        let standing = self.core.store.standing(card, None).await?;
+        let Some(Standing { card: row, open, .. }) = standing else { return Ok(Arrived::Refused) };
         let of_tar = |one: &&Packet| one.tar == tar && !matches!(one.origin, Origin::Trigger(_));
-        for command in candidates.iter().filter(of_tar) {
-            let Some(response) = self.response(&row, command, packet).await? else { continue };
-            let key = command.key;
-            let Response { header, data, authenticated } = response;
-            let status = header.status;
-            let known = matches!(command.state, PacketState::Proven(_));
-            if known && authenticated {
-                return Ok(Arrived::Repeated(key));
+        for command in open.iter().filter(of_tar) {
+            if let Some(response) = self.response(&row, command, packet).await? {
+                return self.answered(&row, command, response, brought, &open).await;
             }
-            self.answers.add(CardAnswer { key, status, data: data.clone(), authenticated });
-            if authenticated {
-                let answered = Answered { command, status, data, brought };
-                self.prove(&row, answered, &candidates).await?;
-                return Ok(Arrived::Proof(key, status));
+        }
+        // It may have been given up.
+        for command in self.latest_closed(&row).await?.iter().filter(of_tar) {
+            if let Some(response) = self.response(&row, command, packet).await? {
+                return self.answered(&row, command, response, brought, &open).await;
             }
-            tracing::info!(%status, "a card answered without authentication; nothing moves");
-            return Ok(Arrived::Hearsay(key));
         }
         tracing::info!("a proof of receipt matches no command of its card");
         Ok(Arrived::Refused)
@@ -313,6 +306,31 @@ impl Proofs {
     async fn turn(&self, card: &CardId) -> tokio::sync::MutexGuard<'_, ()> {
         // There are TURNS of them.
         self.turns[usize::from(self.core.bucket(card).0) % TURNS].lock().await
+    }
+
+    /// A card's response to this command.
+    async fn answered(
+        &self,
+        card: &Card,
+        command: &Packet,
+        response: Response,
+        brought: Brought,
+        open: &[Packet],
+    ) -> Result<Arrived, StoreError> {
+        let key = command.key;
+        let Response { header, data, authenticated } = response;
+        let status = header.status;
+        let known = matches!(command.state, PacketState::Proven(_));
+        if known && authenticated {
+            return Ok(Arrived::Repeated(key));
+        }
+        self.answers.add(CardAnswer { key, status, data: data.clone(), authenticated });
+        if authenticated {
+            self.prove(card, Answered { command, status, data, brought }, open).await?;
+            return Ok(Arrived::Proof(key, status));
+        }
+        tracing::info!(%status, "a card answered without authentication; nothing moves");
+        Ok(Arrived::Hearsay(key))
     }
 
     /// The response, where the card's keys open it: here, or where its operator keeps them.
@@ -332,31 +350,25 @@ impl Proofs {
         }
     }
 
-    /// Packets that a proof may be about: open ones, then the latest of each key set, which may have been given up.
-    async fn candidates(&self, card: &Card) -> Result<Vec<Packet>, StoreError> {
-        let mut candidates = self.core.store.open_packets(card.record.id).await?;
+    /// The latest packets of each key set that are not open.
+    async fn latest_closed(&self, card: &Card) -> Result<Vec<Packet>, StoreError> {
+        let mut closed = Vec::new();
         for (key_set, _) in card.counters.iter().filter(|(key_set, _)| key_set & UPLINK_COUNTER == 0) {
             let latest = self.core.store.latest_packets(card.record.id, *key_set, LATEST_MAX).await?;
-            candidates.extend(latest.into_iter().filter(|one| !one.state.is_open()));
+            closed.extend(latest.into_iter().filter(|one| !one.state.is_open()));
         }
-        Ok(candidates)
+        Ok(closed)
     }
 
     /// The command is proven or refused, or the card has announced its response; older open ones of its key set are
     /// dead.
-    async fn prove(
-        &self,
-        card: &Card,
-        answered: Answered<'_>,
-        candidates: &[Packet],
-    ) -> Result<(), StoreError> {
+    async fn prove(&self, card: &Card, answered: Answered<'_>, open: &[Packet]) -> Result<(), StoreError> {
         let Answered { command, status, data, brought } = answered;
         let (now, key) = (self.core.now(), command.key);
         let mut ops = Vec::new();
         ops.extend(self.moved(command, Evidence::Proof { status: status.code() }));
-        let fenced = candidates.iter().filter(|other| {
-            other.key.key_set == key.key_set && other.key.counter < key.counter && other.state.is_open()
-        });
+        let fenced =
+            open.iter().filter(|other| other.key.key_set == key.key_set && other.key.counter < key.counter);
         for other in fenced {
             ops.extend(self.moved(other, Evidence::Fenced));
         }
@@ -384,9 +396,7 @@ impl Proofs {
         let (key, now) = (packet.key, self.core.now());
         if self.flight.contains(key) {
             let moved = self.flight.evidence(key, now, evidence)?;
-            let change =
-                PacketChange { key, state: moved.state, message_ids: moved.message_ids, deadline: None };
-            return Some(Op::Packet(change));
+            return Some(Op::Packet(moved.change(key)));
         }
         let machine =
             delivery::Packet::reserved(purpose(packet), key.key_set, key.counter, 1, packet.deadline);

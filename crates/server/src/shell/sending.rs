@@ -251,10 +251,8 @@ impl State {
             other => other,
         };
         let moved = self.flight.evidence(key, self.core.now(), evidence)?;
-        let message_ids = moved.message_ids.clone();
-        let change = PacketChange { key, state: moved.state, message_ids, deadline: None };
         // The loop ends with the process only.
-        let _ = self.changes.send(Change::Packet(change)).await;
+        let _ = self.changes.send(Change::Packet(moved.clone().change(key))).await;
         if is_given_up(evidence, moved.state) {
             self.tell(key, moved.origin, Fate::Lost);
         } else if matches!(evidence, Evidence::Delivered { .. }) && moved.state == PacketState::Delivered {

@@ -84,6 +84,17 @@ pub struct Page<T> {
     pub end: bool,
 }
 
+/// Where a card stands at one moment: what every step on it begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The card.
+    pub card: Card,
+    /// Its open packets, oldest counter first.
+    pub open: Vec<Packet>,
+    /// The case that was asked for, if it is there and this card's.
+    pub case: Option<CaseRow>,
+}
+
 /// Which cards a list shows; `None` and 0 do not filter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CardFilter {
@@ -129,6 +140,8 @@ pub trait Store: Send + Sync {
 
     /// One card with everything that serving it needs.
     fn card(&self, card: CardId) -> Answer<'_, Option<Card>>;
+    /// One card with its open packets and one of its cases, all of the same moment.
+    fn standing(&self, card: CardId, case: Option<(CaseKind, u64)>) -> Answer<'_, Option<Standing>>;
     /// Whose alias it is.
     fn find(&self, alias: Alias) -> Answer<'_, Option<CardId>>;
     /// Next candidates of a campaign.

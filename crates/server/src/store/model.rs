@@ -37,6 +37,19 @@ struct State {
     identities: BTreeMap<CardId, Vec<IdentityRow>>,
 }
 
+impl State {
+    fn card(&self, card: CardId) -> Option<Card> {
+        let new = self.cards.get(&card)?;
+        let exceptions = self.exceptions.values().filter(|row| row.card == card).cloned().collect();
+        Some(Card { record: new.record.clone(), hot: new.hot, counters: new.counters.clone(), exceptions })
+    }
+
+    fn open_packets(&self, card: CardId) -> Vec<Packet> {
+        let open = self.packets.values().filter(|packet| packet.key.card == card && packet.state.is_open());
+        open.cloned().collect()
+    }
+}
+
 impl ModelStore {
     /// An empty store.
     pub fn new(buckets: u16, groups: u16) -> Result<ModelStore, StoreError> {
@@ -80,12 +93,15 @@ impl Store for ModelStore {
     }
 
     fn card(&self, card: CardId) -> Answer<'_, Option<Card>> {
+        now(Ok(self.state().card(card)))
+    }
+
+    fn standing(&self, card: CardId, case: Option<(CaseKind, u64)>) -> Answer<'_, Option<Standing>> {
         let state = self.state();
-        now(Ok(state.cards.get(&card).map(|new| Card {
-            record: new.record.clone(),
-            hot: new.hot,
-            counters: new.counters.clone(),
-            exceptions: state.exceptions.values().filter(|row| row.card == card).cloned().collect(),
+        now(Ok(state.card(card).map(|found| Standing {
+            card: found,
+            open: state.open_packets(card),
+            case: case.and_then(|key| state.cases.get(&key)).filter(|row| row.card == card).cloned(),
         })))
     }
 
@@ -180,9 +196,7 @@ impl Store for ModelStore {
     }
 
     fn open_packets(&self, card: CardId) -> Answer<'_, Vec<Packet>> {
-        let state = self.state();
-        let open = state.packets.values().filter(|packet| packet.key.card == card && packet.state.is_open());
-        now(Ok(open.cloned().collect()))
+        now(Ok(self.state().open_packets(card)))
     }
 
     fn packet(&self, key: PacketKey) -> Answer<'_, Option<Packet>> {

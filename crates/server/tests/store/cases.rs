@@ -53,6 +53,12 @@ async fn a_card_has_one_open_change_and_any_number_of_deliveries() {
         assert_eq!(commit(&*store, lease, vec![put_case(first.clone(), None)]).await, [Outcome::Done]);
         assert_eq!(store.case(CaseKind::Change, u64::MAX).await.unwrap(), Some(first.clone()), "{name}");
         assert_eq!(store.case(CaseKind::Delivery, u64::MAX).await.unwrap(), None);
+        let stranger = card_of_bucket_0(1);
+        commit(&*store, lease, vec![put(stranger, 5)]).await;
+        let asked = Some((CaseKind::Change, u64::MAX));
+        assert_eq!(store.standing(id, asked).await.unwrap().unwrap().case, Some(first.clone()), "{name}");
+        let of_stranger = store.standing(stranger, asked).await.unwrap().unwrap();
+        assert_eq!((of_stranger.card.record.id, of_stranger.case), (stranger, None), "{name}");
         let second = case(id, CaseKind::Change, 7);
         let ops = vec![put_case(second.clone(), None), packet_of(id, Origin::Change(ChangeId(7)))];
         let outcomes = commit(&*store, lease, ops).await;

@@ -189,7 +189,14 @@ async fn same_reads(model: &dyn Store, other: &dyn Store, history: &mut History)
         assert_eq!(model.identities(card, 3).await, other.identities(card, 3).await);
         assert_eq!(model.latest_packets(card, 1, 3).await, other.latest_packets(card, 1, 3).await);
         for kind in [CaseKind::Change, CaseKind::Delivery] {
-            assert_eq!(model.cases_of(card, kind, 3).await, other.cases_of(card, kind, 3).await);
+            let cases = model.cases_of(card, kind, 3).await;
+            assert_eq!(cases, other.cases_of(card, kind, 3).await);
+            let latest = cases.unwrap().first().map(|row| (kind, row.id));
+            let standing = model.standing(card, latest).await;
+            assert_eq!(standing, other.standing(card, latest).await);
+            let same = standing.unwrap().map(|one| (one.card, one.open));
+            let (apart, open) = (model.card(card).await.unwrap(), model.open_packets(card).await.unwrap());
+            assert_eq!(same, apart.map(|card| (card, open)));
         }
     }
     let filter = CardFilter {

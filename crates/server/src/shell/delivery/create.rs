@@ -7,10 +7,12 @@ use simtide_protocol::ids::{Bucket, CardId, DeliveryId, EpochMs};
 
 use super::ready::{ReadyHead, ReadyRefused};
 use super::record::{Record, TooLarge};
-use super::steps::Beside;
+use super::steps::{Beside, Loaded};
 use super::{Deliveries, ready};
 use crate::shell::sealing::{self, SealingError};
-use crate::store::{Card, CaseKind, CasePlace, CaseQuery, CaseRow, PAGE_ROWS_MAX, StoreError, TenantId};
+use crate::store::{
+    Card, CaseKind, CasePlace, CaseQuery, CaseRow, PAGE_ROWS_MAX, Standing, StoreError, TenantId,
+};
 
 /// Open deliveries of one card at most.
 pub const OPEN_PER_CARD_MAX: usize = 64;
@@ -90,11 +92,11 @@ impl Deliveries {
     /// Takes a delivery and begins it. Answers its record as it is durable.
     pub async fn create(&self, tenant: TenantId, wanted: Wanted) -> Result<Record, DeliveryRefused> {
         let Wanted { card, content, bearers, urgency, validity_s } = wanted;
-        let card = self.receiver(tenant, card, bearers).await?;
+        let receiver = self.receiver(tenant, card, bearers).await?;
         let limit = self.limit(validity_s)?;
-        let record = self.new_record(&card, Cause::Request, content, bearers, urgency, limit)?;
-        self.check_keys(&card, &record)?;
-        self.begin(&card, record).await
+        let record = self.new_record(&receiver.card, Cause::Request, content, bearers, urgency, limit)?;
+        self.check_keys(&receiver.card, &record)?;
+        self.begin(receiver, record).await
     }
 
     /// The card that something is to go to by these bearers.
@@ -103,17 +105,19 @@ impl Deliveries {
         tenant: TenantId,
         card: CardId,
         bearers: Bearers,
-    ) -> Result<Card, DeliveryRefused> {
-        let card = self.core.store.card(card).await?.filter(|card| card.record.tenant == tenant);
-        let card = card.ok_or(DeliveryRefused::UnknownCard)?;
+    ) -> Result<Standing, DeliveryRefused> {
+        let found = self.core.store.standing(card, None).await?;
+        let found = found.filter(|found| found.card.record.tenant == tenant);
+        let found = found.ok_or(DeliveryRefused::UnknownCard)?;
+        let card = &found.card;
         if card.hot.state == CardState::Retired {
             return Err(DeliveryRefused::Retired);
         }
-        self.check_bearers(&card, bearers)?;
+        self.check_bearers(card, bearers)?;
         if self.open_of(&card.record.id).len() >= OPEN_PER_CARD_MAX {
             return Err(DeliveryRefused::TooMany);
         }
-        Ok(card)
+        Ok(found)
     }
 
     /// Until when something is tried that is asked for now.
@@ -126,11 +130,13 @@ impl Deliveries {
     }
 
     /// Makes a new delivery durable, and its first step.
-    pub(super) async fn begin(&self, card: &Card, mut record: Record) -> Result<Record, DeliveryRefused> {
+    pub(super) async fn begin(&self, receiver: Standing, record: Record) -> Result<Record, DeliveryRefused> {
         record.row()?;
+        let Standing { card, open, .. } = receiver;
         let _turn = self.turn(&card.record.id).await;
-        self.step(card, &mut record, Event::Look, Beside::default()).await?;
-        Ok(record)
+        let mut loaded = Loaded { card, open, record };
+        self.step(&mut loaded, Event::Look, Beside::default()).await?;
+        Ok(loaded.record)
     }
 
     /// A record that is not stored yet.
@@ -228,7 +234,7 @@ impl Deliveries {
         let row = self.core.store.case(CaseKind::Delivery, id.0).await?;
         let row = row.filter(|row| row.tenant == tenant).ok_or(DeliveryRefused::Unknown)?;
         match self.load(row.card, id).await? {
-            Some((_, record)) => Ok(record),
+            Some(loaded) => Ok(loaded.record),
             None => Err(DeliveryRefused::Unknown),
         }
     }

@@ -223,7 +223,7 @@ impl Deliveries {
         for (card, delivery) in open {
             let _turn = self.turn(&card).await;
             let polling = match self.load(card, delivery).await {
-                Ok(Some((_, record))) => record.machine.state == State::Polling,
+                Ok(Some(loaded)) => loaded.record.machine.state == State::Polling,
                 Ok(None) => false,
                 Err(error) => {
                     tracing::error!(%error, "a delivery waits for the store");
@@ -278,8 +278,12 @@ impl Deliveries {
             agenda.remove(&(before, card, id));
         }
         agenda.insert((at, card, id));
+        // What is due later than others changes nothing for who sleeps until those.
+        let is_next = agenda.first() == Some(&(at, card, id));
         drop(agenda);
-        self.agenda_changed.notify_one();
+        if is_next {
+            self.agenda_changed.notify_one();
+        }
     }
 
     fn briefs(&self) -> MutexGuard<'_, HashMap<CardId, Vec<Brief>>> {

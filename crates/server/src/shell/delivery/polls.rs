@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Deliveries;
 use super::record::{Record, is_delivery, number_of};
-use super::steps::Beside;
+use super::steps::{Beside, Loaded};
 use crate::store::{Card, ExceptionStatus, StoreError};
 
 /// The deliveries that a session of a card carries: each ends with the session.
@@ -32,11 +32,12 @@ impl Deliveries {
         }
         let _turn = self.turn(&card.record.id).await;
         for brief in self.open_of(&card.record.id) {
-            let Some((card, mut record)) = self.load(card.record.id, brief.id).await? else {
+            let Some(mut loaded) = self.load(card.record.id, brief.id).await? else {
                 // It is just being made, and steps back.
                 self.withhold(offer, brief.cause);
                 continue;
             };
+            let Loaded { card, record, .. } = &loaded;
             let now = self.core.now();
             let runs = match brief.cause {
                 Cause::Campaign { campaign, .. } => offer.work.iter().any(|work| work.campaign == campaign),
@@ -53,14 +54,14 @@ impl Deliveries {
             }
             let work = match brief.cause {
                 Cause::Campaign { .. } => None,
-                Cause::Request => match self.work(&card, &record, rows) {
+                Cause::Request => match self.work(card, record, rows) {
                     Some(work) => Some(work),
                     None => continue,
                 },
             };
-            self.step(&card, &mut record, Event::PollOpened, Beside::default()).await?;
-            if record.machine.state == State::Polling {
-                polling.under_way.push((brief.id, record.campaign().0));
+            self.step(&mut loaded, Event::PollOpened, Beside::default()).await?;
+            if loaded.record.machine.state == State::Polling {
+                polling.under_way.push((brief.id, loaded.record.campaign().0));
                 offer.work.extend(work);
             }
         }
@@ -105,16 +106,19 @@ impl Deliveries {
 
     /// A poll that carried a delivery has ended without an outcome for it. The caller has the card's turn.
     pub(super) async fn poll_broke(&self, card: CardId, id: DeliveryId) -> Result<(), StoreError> {
-        let Some((row, mut record)) = self.load(card, id).await? else { return Ok(()) };
+        let Some(mut loaded) = self.load(card, id).await? else { return Ok(()) };
+        let Loaded { card, record, .. } = &loaded;
         let campaign = record.campaign();
         let settled = match record.machine.cause {
-            Cause::Campaign { number, .. } => row.hot.applied.has(number),
+            Cause::Campaign { number, .. } => card.hot.applied.has(number),
             Cause::Request => false,
         };
-        let begun =
-            row.exceptions.iter().any(|row| row.campaign == campaign && row.status == ExceptionStatus::Begun);
+        let begun = card
+            .exceptions
+            .iter()
+            .any(|row| row.campaign == campaign && row.status == ExceptionStatus::Begun);
         let outcome = if settled { Polled::Done } else { Polled::Broken { marked: begun } };
-        self.step(&row, &mut record, Event::PollEnded { outcome }, Beside::default()).await?;
+        self.step(&mut loaded, Event::PollEnded { outcome }, Beside::default()).await?;
         Ok(())
     }
 

@@ -128,11 +128,12 @@ impl Deliveries {
         if bearers.contains(Bearer::Poll) {
             return Err(ReadyRefused::Poll.into());
         }
-        let card = self.receiver(tenant, card, bearers).await?;
+        let receiver = self.receiver(tenant, card, bearers).await?;
         let limit = self.limit(validity_s)?;
-        let heads = self.heads(&card, &packets)?;
-        let mut record = self.ready_record(&card, heads, bearers, urgency, limit);
-        self.check_keys(&card, &record)?;
+        let card = &receiver.card;
+        let heads = self.heads(card, &packets)?;
+        let mut record = self.ready_record(card, heads, bearers, urgency, limit);
+        self.check_keys(card, &record)?;
         let bytes = packets.iter().map(|one| 2 + one.packet.len()).sum::<usize>();
         if bytes + VAULT_BYTES > CASE_SEALED_BYTES_MAX {
             return Err(ReadyRefused::TooMuch(bytes).into());
@@ -144,7 +145,7 @@ impl Deliveries {
         }
         let sealed = self.core.keyring.seal_delivery(record.machine.id, &card.record, &plain);
         record.sealed = sealed.map_err(SealingError::from)?;
-        self.begin(&card, record).await
+        self.begin(receiver, record).await
     }
 
     /// What the packets say of themselves, held against the card's counters.

@@ -16,7 +16,6 @@ const NUMBERS_OF_DELIVERIES: u32 = 0x8000_0000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The machine.
-    #[serde(flatten)]
     pub machine: Delivery,
     /// What is delivered; `None`: what its campaign does.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,12 +13,14 @@ use simtide_protocol::second_layer::{ItemId, Known, UplinkContent, Verdict};
 use simtide_protocol::sms::Submit;
 
 use super::record::{Brief, item_id, parse_item};
-use super::steps::Beside;
+use super::steps::{Beside, Loaded};
 use super::{Deliveries, DeliveryRefused};
 use crate::entitlement::source::{Answer, DeliverySource, PushAddress, SourceError, Waiting};
 use crate::shell::campaigns::Started;
 use crate::shell::{sealing, sessions};
-use crate::store::{Alias, Card, HistoryResult, Origin, Packet, PacketState, StoreError};
+use crate::store::{
+    Alias, Card, CaseKind, HistoryResult, Op, Origin, Packet, PacketKey, PacketState, Standing, StoreError,
+};
 
 /// Item ids of packets that belong to a change of operator begin so.
 const CHANGE_PREFIX: &str = "change-";
@@ -106,12 +108,14 @@ impl Deliveries {
     /// follows its proof.
     async fn what_waits(&self, card: CardId, known: &Known) -> Result<Vec<Waiting>, StoreError> {
         let _turn = self.turn(&card).await;
-        let Some(card) = self.core.store.card(card).await? else { return Ok(Vec::new()) };
-        let open = self.core.store.open_packets(card.record.id).await?;
+        let briefs = self.open_of(&card);
+        // Most cards have one at most.
+        let oldest = briefs.first().map(|one| (CaseKind::Delivery, one.id.0));
+        let standing = self.core.store.standing(card, oldest).await?;
+        let Some(Standing { card, open, mut case }) = standing else { return Ok(Vec::new()) };
         if let Some(item) = self.change_packet(&card, &open).await {
             return Ok(vec![item]);
         }
-        let briefs = self.open_of(&card.record.id);
         // A packet that has left holds every later counter back: it is offered first.
         let of_packet = open.iter().find_map(|packet| match packet.origin {
             Origin::Delivery(id) => Some(id),
@@ -124,10 +128,16 @@ impl Deliveries {
             }
             let offered = match waits {
                 Waits::Delivery(id) => {
+                    let read = case.take().filter(|row| row.id == id.0);
+                    let loaded = match read {
+                        Some(row) => Some(self.loaded(card.clone(), open.clone(), &row).await?),
+                        None => self.load(card.record.id, id).await?,
+                    };
+                    let Some(mut loaded) = loaded else { continue };
                     let beside = Beside { instead_of_triggers: true, ..Beside::default() };
-                    self.event_in_turn(card.record.id, id, Event::Asked, beside).await?.offered
+                    self.step(&mut loaded, Event::Asked, beside).await?.offered
                 }
-                Waits::Campaign { campaign, .. } => self.offer_campaign(&card, campaign).await?,
+                Waits::Campaign { campaign, .. } => self.offer_campaign(&card, &open, campaign).await?,
                 // Its packet would have been open.
                 Waits::Change(_) => None,
             };
@@ -209,14 +219,19 @@ impl Deliveries {
     }
 
     /// A campaign's content for a card that its polls do not reach, as a delivery of its own.
-    async fn offer_campaign(&self, card: &Card, campaign: u32) -> Result<Option<Packet>, StoreError> {
+    async fn offer_campaign(
+        &self,
+        card: &Card,
+        open: &[Packet],
+        campaign: u32,
+    ) -> Result<Option<Packet>, StoreError> {
         let Some(started) = self.campaigns.find(campaign) else { return Ok(None) };
         let cause = Cause::Campaign { campaign, number: started.number };
         let bearers = Bearers::NONE.with(Bearer::Ip).with(Bearer::Poll);
         let limit = self.core.now().plus_s(self.core.config.delivery.validity_s.into());
         let content = started.content.clone();
         let record = self.new_record(card, cause, content, bearers, Urgency::Normal, limit);
-        let mut record = match record {
+        let record = match record {
             Ok(record) => record,
             Err(DeliveryRefused::Store(error)) => return Err(error),
             Err(error) => {
@@ -226,15 +241,16 @@ impl Deliveries {
         };
         // Known to polls before it is looked whether there is one: of two that begin at once, one at least steps back.
         self.remember(&record);
+        let mut loaded = Loaded { card: card.clone(), open: open.to_vec(), record };
         let in_session = self.in_session.get().is_some_and(|in_session| in_session(&card.record.id));
         let stepped = if in_session {
             Ok(None)
         } else {
             let beside = Beside { instead_of_triggers: true, ..Beside::default() };
-            self.step(card, &mut record, Event::Asked, beside).await.map(|stepped| stepped.offered)
+            self.step(&mut loaded, Event::Asked, beside).await.map(|stepped| stepped.offered)
         };
-        if record.version == 0 {
-            self.forget(&record);
+        if loaded.record.version == 0 {
+            self.forget(&loaded.record);
         }
         stepped
     }
@@ -265,14 +281,16 @@ impl Deliveries {
 
     async fn item_fetched(&self, card: CardId, id: DeliveryId, counter: u64) -> Result<(), StoreError> {
         let _turn = self.turn(&card).await;
-        let Some((of_card, mut record)) = self.load(card, id).await? else { return Ok(()) };
-        let Some(under_way) = record.machine.under_way.clone() else { return Ok(()) };
+        let Some(mut loaded) = self.load(card, id).await? else { return Ok(()) };
+        let Some(under_way) = &loaded.record.machine.under_way else { return Ok(()) };
         if under_way.counter.is_some_and(|known| known != counter) || counter <= under_way.counter_before {
             return Ok(());
         }
-        self.step(&of_card, &mut record, Event::Fetched, Beside::default()).await?;
-        let key = crate::store::PacketKey { card, key_set: under_way.key_set, counter };
-        self.outbox.evidence(key, Evidence::Accepted { part: 0 }).await;
+        let key = PacketKey { card, key_set: under_way.key_set, counter };
+        let accepted = self.flight.evidence(key, self.core.now(), Evidence::Accepted { part: 0 });
+        let change = accepted.map(|moved| moved.change(key));
+        let beside = Beside { ops: change.map(Op::Packet).into_iter().collect(), ..Beside::default() };
+        self.step(&mut loaded, Event::Fetched, beside).await?;
         Ok(())
     }
 }

@@ -11,15 +11,26 @@ use super::{Deliveries, ready};
 use crate::shell::proofs::Proof;
 use crate::shell::sending::Outgoing;
 use crate::store::{
-    self, Card, CardChange, CaseKind, Cause as HistoryCause, Exception, ExceptionChange, ExceptionStatus,
-    HistoryLine, HistoryResult, Op, Origin, Outcome, Packet, PacketChange, PacketKey, PacketState,
-    PassedOver, PollDone, Progress, StoreError,
+    self, Card, CardChange, CaseKind, CaseRow, Cause as HistoryCause, Exception, ExceptionChange,
+    ExceptionStatus, HistoryLine, HistoryResult, Op, Origin, Outcome, Packet, PacketChange, PacketKey,
+    PacketState, PassedOver, PollDone, Progress, Standing, StoreError,
 };
 
 /// Packets of a key set among which the one under way is looked for.
 const LATEST_MAX: usize = 8;
 /// Decisions that follow one another without anything coming from outside: a packet that cannot be reserved.
 const FOLLOWING_MAX: usize = 4;
+
+/// A delivery with what its steps work on, as stored at one moment.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// Its card.
+    pub(super) card: Card,
+    /// The card's open packets.
+    pub(super) open: Vec<Packet>,
+    /// The delivery.
+    pub(super) record: Record,
+}
 
 /// What an event came to.
 #[derive(Debug, Default)]
@@ -58,7 +69,7 @@ impl Deliveries {
         beside: Beside,
     ) -> Result<Stepped, StoreError> {
         match self.load(card, id).await? {
-            Some((card, mut record)) => self.step(&card, &mut record, event, beside).await,
+            Some(mut loaded) => self.step(&mut loaded, event, beside).await,
             None => {
                 if !beside.ops.is_empty() {
                     self.core.commit_card(&card, beside.ops).await?;
@@ -68,18 +79,24 @@ impl Deliveries {
         }
     }
 
-    /// A delivery with its card, as stored.
-    pub(super) async fn load(
+    /// A delivery of a card, as stored.
+    pub(super) async fn load(&self, card: CardId, id: DeliveryId) -> Result<Option<Loaded>, StoreError> {
+        match self.core.store.standing(card, Some((CaseKind::Delivery, id.0))).await? {
+            Some(Standing { card, open, case: Some(row) }) => self.loaded(card, open, &row).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same from rows that were just read.
+    pub(super) async fn loaded(
         &self,
-        card: CardId,
-        id: DeliveryId,
-    ) -> Result<Option<(Card, Record)>, StoreError> {
-        let row = self.core.store.case_of(card, CaseKind::Delivery, id.0).await?;
-        let Some(row) = row else { return Ok(None) };
-        let Some(card) = self.core.store.card(card).await? else { return Ok(None) };
-        let mut record = Record::read(&row)?;
+        card: Card,
+        open: Vec<Packet>,
+        row: &CaseRow,
+    ) -> Result<Loaded, StoreError> {
+        let mut record = Record::read(row)?;
         self.make_portions(&card, &mut record).await;
-        Ok(Some((card, record)))
+        Ok(Loaded { card, open, record })
     }
 
     /// The portions of a record; none where its campaign or profile is gone, and then it only waits for its end.
@@ -117,8 +134,7 @@ impl Deliveries {
     /// Decides, commits, acts.
     pub(super) async fn step(
         &self,
-        card: &Card,
-        record: &mut Record,
+        loaded: &mut Loaded,
         event: Event,
         mut beside: Beside,
     ) -> Result<Stepped, StoreError> {
@@ -126,7 +142,8 @@ impl Deliveries {
         let mut event = event;
         for _ in 0..FOLLOWING_MAX {
             let now = self.core.now();
-            let packet = self.packet(card, record).await?;
+            let packet = self.packet(loaded).await?;
+            let Loaded { card, open, record } = &mut *loaded;
             if let Some(packet) = &packet {
                 let reserved = Event::Reserved { counter: packet.key.counter };
                 record.machine.handle(packet.at, reserved, &Presence::default(), &self.core.config.delivery);
@@ -140,27 +157,37 @@ impl Deliveries {
                 }
                 break;
             }
-            let wanted = Wanted { commands: &commands, now };
+            let wanted = Wanted { commands: &commands, now, open };
             let followed =
                 self.carry_out(card, record, &before, wanted, packet, &mut beside, &mut stepped).await?;
             match followed {
                 Some(next) => event = next,
                 None => break,
             }
+            *open = self.core.store.open_packets(card.record.id).await?;
         }
         Ok(stepped)
     }
 
     /// The row of the packet under way.
-    async fn packet(&self, card: &Card, record: &Record) -> Result<Option<Packet>, StoreError> {
+    async fn packet(&self, loaded: &Loaded) -> Result<Option<Packet>, StoreError> {
+        let Loaded { card, open, record } = loaded;
         let Some(under_way) = &record.machine.under_way else { return Ok(None) };
         let (card, key_set) = (card.record.id, under_way.key_set);
+        let own = Origin::Delivery(record.machine.id);
+        let is_it = |one: &Packet| {
+            let PacketKey { key_set: of, counter, .. } = one.key;
+            let fits = under_way.counter.map_or(counter > under_way.counter_before, |known| known == counter);
+            of == key_set && one.origin == own && fits
+        };
+        if let Some(packet) = open.iter().find(|one| is_it(one)) {
+            return Ok(Some(packet.clone()));
+        }
         if let Some(counter) = under_way.counter {
             return self.core.store.packet(PacketKey { card, key_set, counter }).await;
         }
         let latest = self.core.store.latest_packets(card, key_set, LATEST_MAX).await?;
-        let own = Origin::Delivery(record.machine.id);
-        Ok(latest.into_iter().find(|one| one.origin == own && one.key.counter > under_way.counter_before))
+        Ok(latest.into_iter().find(is_it))
     }
 
     #[allow(clippy::too_many_arguments, reason = "one step, cut in two for its length")]
@@ -174,7 +201,7 @@ impl Deliveries {
         beside: &mut Beside,
         stepped: &mut Stepped,
     ) -> Result<Option<Event>, StoreError> {
-        let Wanted { commands, now } = wanted;
+        let Wanted { commands, now, .. } = wanted;
         let reserve = commands.contains(&Command::Reserve);
         record.due = commands.iter().rev().find_map(|command| match command {
             Command::WakeAt(at) => Some(*at),
@@ -191,7 +218,7 @@ impl Deliveries {
         if handed.is_some() && self.is_held_back(card, record, beside).await? {
             return Ok(Some(Event::PassedOver));
         }
-        let (mut ops, displaced) = self.ops(card, record, before, &wanted, packet.as_ref(), beside).await?;
+        let (mut ops, displaced) = self.ops(record, before, &wanted, packet.as_ref(), beside)?;
         let command = reserve.then(|| self.command(record, &wanted)).flatten();
         if let (Some(handed), Some(command)) = (handed, &command) {
             // The next counter given is the one in the packet.
@@ -261,9 +288,8 @@ impl Deliveries {
     }
 
     /// What becomes durable before the packet is reserved; with the triggers that it takes the place of.
-    async fn ops(
+    fn ops(
         &self,
-        card: &Card,
         record: &Record,
         before: &Record,
         wanted: &Wanted<'_>,
@@ -279,7 +305,7 @@ impl Deliveries {
             match (command, packet) {
                 (Command::Reserve, _) => {
                     if beside.instead_of_triggers {
-                        displaced = self.open_triggers(&card.record.id).await?;
+                        displaced = triggers(wanted.open);
                         ops.extend(displaced.iter().map(|key| moved(*key, PacketState::Abandoned, None)));
                     }
                     ops.extend(self.attempt(record, wanted.now));
@@ -298,12 +324,6 @@ impl Deliveries {
             }
         }
         Ok((ops, displaced))
-    }
-
-    async fn open_triggers(&self, card: &CardId) -> Result<Vec<PacketKey>, StoreError> {
-        let open = self.core.store.open_packets(*card).await?;
-        let triggers = open.into_iter().filter(|one| matches!(one.origin, Origin::Trigger(_)));
-        Ok(triggers.map(|one| one.key).collect())
     }
 
     fn let_go(&self, displaced: &[PacketKey], now: EpochMs) {
@@ -400,14 +420,14 @@ impl Deliveries {
             self.sightings.reached(&card, self.core.now());
         }
         match self.load(card, id).await? {
-            Some((card, mut record)) if self.is_under_way(&card, &record, proof.key).await? => {
-                let event = if record.machine.asking && proof.status == ResponseStatus::PorOk {
+            Some(mut loaded) if self.is_under_way(&loaded, proof.key).await? => {
+                let event = if loaded.record.machine.asking && proof.status == ResponseStatus::PorOk {
                     let response = compact::Response::decode(&proof.data).ok();
                     Event::Marked { by, mark: response.and_then(|one| MarkFile::decode(&one.data).ok()) }
                 } else {
                     Event::Proof { by, answer }
                 };
-                self.step(&card, &mut record, event, beside).await?;
+                self.step(&mut loaded, event, beside).await?;
             }
             _ => {
                 self.core.commit_card(&card, beside.ops).await?;
@@ -417,19 +437,19 @@ impl Deliveries {
     }
 
     /// Whether this packet is the one that the delivery waits for.
-    async fn is_under_way(&self, card: &Card, record: &Record, key: PacketKey) -> Result<bool, StoreError> {
-        Ok(self.packet(card, record).await?.is_some_and(|packet| packet.key == key))
+    async fn is_under_way(&self, loaded: &Loaded, key: PacketKey) -> Result<bool, StoreError> {
+        Ok(self.packet(loaded).await?.is_some_and(|packet| packet.key == key))
     }
 
     /// The network has given up a packet's short messages.
     pub(super) async fn sms_failed(&self, key: PacketKey, id: DeliveryId) -> Result<(), StoreError> {
         let _turn = self.turn(&key.card).await;
-        let Some((card, mut record)) = self.load(key.card, id).await? else { return Ok(()) };
+        let Some(mut loaded) = self.load(key.card, id).await? else { return Ok(()) };
         // A device that has it over IP needs no short messages.
-        let waits_for_sms = record.machine.turn.is_some_and(|(bearer, _)| bearer == Bearer::Sms);
-        if waits_for_sms && self.is_under_way(&card, &record, key).await? {
+        let waits_for_sms = loaded.record.machine.turn.is_some_and(|(bearer, _)| bearer == Bearer::Sms);
+        if waits_for_sms && self.is_under_way(&loaded, key).await? {
             let event = Event::Failed { bearer: Bearer::Sms };
-            self.step(&card, &mut record, event, Beside::default()).await?;
+            self.step(&mut loaded, event, Beside::default()).await?;
         }
         Ok(())
     }
@@ -437,9 +457,9 @@ impl Deliveries {
     /// The network says that a packet's short messages have reached the device.
     pub(super) async fn sms_reached(&self, key: PacketKey, id: DeliveryId) -> Result<(), StoreError> {
         let _turn = self.turn(&key.card).await;
-        let Some((card, mut record)) = self.load(key.card, id).await? else { return Ok(()) };
-        if self.is_under_way(&card, &record, key).await? {
-            self.step(&card, &mut record, Event::Reached, Beside::default()).await?;
+        let Some(mut loaded) = self.load(key.card, id).await? else { return Ok(()) };
+        if self.is_under_way(&loaded, key).await? {
+            self.step(&mut loaded, Event::Reached, Beside::default()).await?;
         }
         Ok(())
     }
@@ -465,6 +485,13 @@ impl Deliveries {
 pub(super) struct Wanted<'a> {
     commands: &'a [Command],
     now: EpochMs,
+    /// The card's open packets.
+    open: &'a [Packet],
+}
+
+fn triggers(open: &[Packet]) -> Vec<PacketKey> {
+    let triggers = open.iter().filter(|one| matches!(one.origin, Origin::Trigger(_)));
+    triggers.map(|one| one.key).collect()
 }
 
 /// Whether one of these closes the packet's row.

@@ -185,6 +185,10 @@ impl Reads<'_> {
         first(self.connection, &case_sql(), params![kind.code(), id_number(id)], case_at)
     }
 
+    pub(super) fn case_of(&self, card: CardId, kind: CaseKind, id: u64) -> Read<Option<CaseRow>> {
+        Ok(self.case(kind, id)?.filter(|row| row.card == card))
+    }
+
     pub(super) fn cases_of(&self, card: CardId, kind: CaseKind, rows_max: usize) -> Read<Vec<CaseRow>> {
         let sql = format!(
             "SELECT {CASE_COLUMNS} FROM card_case WHERE bucket = ?1 AND card = ?2 AND kind = ?3 \

@@ -12,7 +12,7 @@ mod writer;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::config::DbConfig;
@@ -54,13 +54,39 @@ impl SqliteSettings {
     }
 }
 
-/// The store. Call it from a Tokio runtime: reads run on its blocking threads.
+/// The store. Call it from a Tokio runtime: reads run on its blocking threads, and short ones where they are asked for.
 pub struct SqliteStore {
     layout: Layout,
     platform: Arc<GroupFile>,
     groups: Vec<Arc<GroupFile>>,
+    short: ShortReads,
+    reads: AtomicU64,
+    batches: AtomicU64,
     /// Held as long as the store is.
     _lock: File,
+}
+
+/// Short reads that run on the runtime's own workers at this moment. One takes less than to wake another thread up, but it
+/// may meet a disk that is slow: half of the workers are left to others.
+#[derive(Default)]
+struct ShortReads(AtomicUsize);
+
+impl ShortReads {
+    /// A place on the worker that asks, where one is left. None on a runtime of one thread.
+    fn place(&self) -> Option<ShortRead<'_>> {
+        let places = tokio::runtime::Handle::current().metrics().num_workers() / 2;
+        let taken = self.0.fetch_add(1, Ordering::AcqRel);
+        let place = ShortRead(self);
+        (taken < places).then_some(place)
+    }
+}
+
+struct ShortRead<'a>(&'a ShortReads);
+
+impl Drop for ShortRead<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 struct GroupFile {
@@ -94,7 +120,21 @@ impl SqliteStore {
             GroupFile::open(path, Group::Cards(group), layout)
         });
         let groups = groups.collect::<Result<_, _>>()?;
-        Ok(SqliteStore { layout, platform, groups, _lock: lock })
+        Ok(SqliteStore {
+            layout,
+            platform,
+            groups,
+            short: ShortReads::default(),
+            reads: AtomicU64::default(),
+            batches: AtomicU64::default(),
+            _lock: lock,
+        })
+    }
+
+    /// Reads and batches since it was opened. For measurements.
+    #[doc(hidden)]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.reads.load(Ordering::Relaxed), self.batches.load(Ordering::Relaxed))
     }
 
     /// Names of the hot statements, the statements, and what the engine plans for each; a scan or a sort among them is
@@ -134,7 +174,25 @@ impl SqliteStore {
         group: Group,
         work: impl FnOnce(&Reads<'_>) -> Read<T> + Send + 'static,
     ) -> Answer<'a, T> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move { self.file(group)?.clone().read(work).await })
+    }
+
+    /// A read of few rows by their keys: on the thread that asks, where that may be.
+    fn read_few<'a, T: Send + 'static>(
+        &'a self,
+        group: Group,
+        work: impl FnOnce(&Reads<'_>) -> Read<T> + Send + 'static,
+    ) -> Answer<'a, T> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            let file = self.file(group)?;
+            let place = self.short.place().zip(file.places.clone().try_acquire_owned().ok());
+            match place {
+                Some(_place) => file.read_here(work),
+                None => file.clone().read(work).await,
+            }
+        })
     }
 
     /// The same read in all card groups, joined by `join`.
@@ -175,13 +233,19 @@ impl GroupFile {
         let place = self.places.clone().acquire_owned().await;
         let place = place.map_err(|error| StoreError::Failed(error.to_string()))?;
         let join = tokio::task::spawn_blocking(move || {
-            let connection = self.reader()?;
-            let result = work(&Reads { connection: &connection, layout: self.layout });
-            self.give_back(connection);
+            let result = self.read_here(work);
             drop(place);
-            result.map_err(|fault| fault.to_store_error())
+            result
         });
         join.await.map_err(|error| StoreError::Failed(format!("a read ended early: {error}")))?
+    }
+
+    /// The caller has one of the places.
+    fn read_here<T>(&self, work: impl FnOnce(&Reads<'_>) -> Read<T>) -> Result<T, StoreError> {
+        let connection = self.reader()?;
+        let result = work(&Reads { connection: &connection, layout: self.layout });
+        self.give_back(connection);
+        result.map_err(|fault| fault.to_store_error())
     }
 
     fn reader(&self) -> Result<Connection, StoreError> {
@@ -247,6 +311,7 @@ impl Store for SqliteStore {
     }
 
     fn commit(&self, lease: Lease, batch: Batch) -> Answer<'_, Committed> {
+        self.batches.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             let file = self.file(lease.group)?;
             file.ask(|reply| Job::Commit { lease, batch, reply }).await
@@ -254,11 +319,15 @@ impl Store for SqliteStore {
     }
 
     fn card(&self, card: CardId) -> Answer<'_, Option<Card>> {
-        self.read(self.layout.group_of(card), move |reads| reads.card(card))
+        self.read_few(self.layout.group_of(card), move |reads| reads.card(card))
+    }
+
+    fn standing(&self, card: CardId, case: Option<(CaseKind, u64)>) -> Answer<'_, Option<Standing>> {
+        self.read_few(self.layout.group_of(card), move |reads| reads.standing(card, case))
     }
 
     fn find(&self, alias: Alias) -> Answer<'_, Option<CardId>> {
-        self.read(self.layout.alias_group(&alias), move |reads| reads.find(&alias))
+        self.read_few(self.layout.alias_group(&alias), move |reads| reads.find(&alias))
     }
 
     fn candidates(&self, query: CandidateQuery) -> Answer<'_, Page<Candidate>> {
@@ -318,11 +387,11 @@ impl Store for SqliteStore {
     }
 
     fn open_packets(&self, card: CardId) -> Answer<'_, Vec<Packet>> {
-        self.read(self.layout.group_of(card), move |reads| reads.open_packets(card))
+        self.read_few(self.layout.group_of(card), move |reads| reads.open_packets(card))
     }
 
     fn packet(&self, key: PacketKey) -> Answer<'_, Option<Packet>> {
-        self.read(self.layout.group_of(key.card), move |reads| reads.packet(key))
+        self.read_few(self.layout.group_of(key.card), move |reads| reads.packet(key))
     }
 
     fn latest_packets(&self, card: CardId, key_set: u8, rows_max: usize) -> Answer<'_, Vec<Packet>> {
@@ -341,9 +410,7 @@ impl Store for SqliteStore {
     }
 
     fn case_of(&self, card: CardId, kind: CaseKind, id: u64) -> Answer<'_, Option<CaseRow>> {
-        self.read(self.layout.group_of(card), move |reads| {
-            Ok(reads.case(kind, id)?.filter(|row| row.card == card))
-        })
+        self.read_few(self.layout.group_of(card), move |reads| reads.case_of(card, kind, id))
     }
 
     fn cases_of(&self, card: CardId, kind: CaseKind, rows_max: usize) -> Answer<'_, Vec<CaseRow>> {
@@ -474,4 +541,23 @@ fn open_connection(path: &Path) -> rusqlite::Result<Connection> {
 /// Statements are planned once, not again for every value that is bound to them.
 fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn half_of_the_workers_are_left_to_others() {
+        let short = ShortReads::default();
+        let (first, second) = (short.place(), short.place());
+        assert!(first.is_some() && second.is_some() && short.place().is_none());
+        drop(first);
+        assert!(short.place().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_only_thread_of_a_runtime_reads_nothing_itself() {
+        assert!(ShortReads::default().place().is_none());
+    }
 }

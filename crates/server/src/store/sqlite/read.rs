@@ -126,23 +126,53 @@ pub(super) struct Reads<'c> {
     pub(super) layout: Layout,
 }
 
+/// Everything that is read while it lives is of the same moment.
+struct Moment<'c>(&'c Connection);
+
+impl Moment<'_> {
+    fn begin(connection: &Connection) -> Read<Moment<'_>> {
+        connection.prepare_cached("BEGIN")?.execute([])?;
+        Ok(Moment(connection))
+    }
+}
+
+impl Drop for Moment<'_> {
+    fn drop(&mut self) {
+        // A connection that cannot end it says so when the next one begins.
+        let _ = self.0.prepare_cached("ROLLBACK").and_then(|mut statement| statement.execute([]));
+    }
+}
+
 impl Reads<'_> {
     pub(super) fn card(&self, card: CardId) -> Read<Option<Card>> {
-        // One transaction, so that all parts are of the same moment.
-        let transaction = self.connection.unchecked_transaction()?;
+        let _moment = Moment::begin(self.connection)?;
+        self.card_rows(card)
+    }
+
+    pub(super) fn standing(&self, card: CardId, case: Option<(CaseKind, u64)>) -> Read<Option<Standing>> {
+        let _moment = Moment::begin(self.connection)?;
+        let Some(found) = self.card_rows(card)? else { return Ok(None) };
+        let case = match case {
+            Some((kind, id)) => self.case_of(card, kind, id)?,
+            None => None,
+        };
+        Ok(Some(Standing { card: found, open: self.open_packets(card)?, case }))
+    }
+
+    fn card_rows(&self, card: CardId) -> Read<Option<Card>> {
         let (bucket, id) = (self.layout.bucket(card).0, card.as_bytes());
-        let Some(record) = first(&transaction, &record_sql(), params![bucket, id], record_at)? else {
+        let Some(record) = first(self.connection, &record_sql(), params![bucket, id], record_at)? else {
             return Ok(None);
         };
-        let hot = first(&transaction, &hot_sql(), params![bucket, id], |row| hot_at(row, 0))?;
+        let hot = first(self.connection, &hot_sql(), params![bucket, id], |row| hot_at(row, 0))?;
         let hot = hot.ok_or(RowFault::Corrupt("a card without its narrow row"))?;
-        let counters = rows(&transaction, COUNTERS, params![bucket, id], |row| {
+        let counters = rows(self.connection, COUNTERS, params![bucket, id], |row| {
             Ok((row.get::<_, u8>(0)?, counter_at(row, 1)?))
         })?;
         let sql = format!(
             "SELECT {EXCEPTION_COLUMNS} FROM exception WHERE bucket = ?1 AND card = ?2 ORDER BY campaign"
         );
-        let exceptions = rows(&transaction, &sql, params![bucket, id], exception_at)?;
+        let exceptions = rows(self.connection, &sql, params![bucket, id], exception_at)?;
         Ok(Some(Card { record, hot, counters, exceptions }))
     }
 
@@ -162,16 +192,16 @@ impl Reads<'_> {
                 rows(self.connection, &sql, params![bucket, operator, wanted as i64], read)?
             }
             Some(below) => {
-                let transaction = self.connection.unchecked_transaction()?;
+                let _moment = Moment::begin(self.connection)?;
                 let (key, card) = (below.key.0, below.card.as_bytes());
                 let ties = candidates_sql(query.order, Part::Ties);
                 let mut found =
-                    rows(&transaction, &ties, params![bucket, operator, wanted as i64, key, card], read)?;
+                    rows(self.connection, &ties, params![bucket, operator, wanted as i64, key, card], read)?;
                 let rest = wanted - found.len();
                 if rest > 0 {
                     let lower = candidates_sql(query.order, Part::Below);
                     found.extend(rows(
-                        &transaction,
+                        self.connection,
                         &lower,
                         params![bucket, operator, rest as i64, key],
                         read,
