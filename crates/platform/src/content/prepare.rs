@@ -91,8 +91,21 @@ impl Content {
     /// # Errors
     /// The first step that cannot run there.
     pub fn prepare(&self, profile: &Profile) -> Result<Option<Prepared>, ContentError> {
+        self.prepare_cut(profile, profile.scp81.script_bytes_max)
+    }
+
+    /// The same in scripts of at most so many bytes.
+    ///
+    /// # Errors
+    /// The first step that cannot run there.
+    pub fn prepare_cut(
+        &self,
+        profile: &Profile,
+        script_bytes_max: u32,
+    ) -> Result<Option<Prepared>, ContentError> {
+        let limit = (script_bytes_max as usize).min(SCRIPT_BYTES_MAX).saturating_sub(RESERVED_BYTES);
         let prepared = self.steps(profile.name.as_str()).iter().zip(1..).map(|(step, number)| {
-            step.prepare(profile).map_err(|problem| ContentError::Step {
+            step.prepare(profile, limit).map_err(|problem| ContentError::Step {
                 step: number,
                 profile: profile.name.as_str().to_owned(),
                 problem,
@@ -116,11 +129,10 @@ impl Step {
         }
     }
 
-    fn prepare(&self, profile: &Profile) -> Result<PreparedStep, StepError> {
+    /// In scripts of at most `limit` bytes.
+    fn prepare(&self, profile: &Profile, limit: usize) -> Result<PreparedStep, StepError> {
         let application = self.application(profile)?;
         let root = application.root.as_ref().filter(|root| root.fids().len() > 1);
-        let limit =
-            (profile.scp81.script_bytes_max as usize).min(SCRIPT_BYTES_MAX).saturating_sub(RESERVED_BYTES);
         let scripts = match &self.action {
             Action::FileUpdate(update) => update.scripts(profile, root, limit)?,
             Action::AppletInstall(applet) => cut(applet.commands()?, limit)?,

@@ -314,14 +314,12 @@ impl Delivery {
         }
     }
 
-    /// A delivery as its record says, with the portions that were made from its content.
-    #[must_use]
-    pub fn resume(mut self, portions: Vec<Portion>) -> Self {
+    /// Gives a delivery that its record was read from the portions that were made from its content.
+    pub fn resume(&mut self, portions: Vec<Portion>) {
         self.portions = portions;
         if self.undoing.is_some() && self.place > 0 {
             self.undo_after(usize::from(self.place) - 1);
         }
-        self
     }
 
     /// The portion that is next or under way.

@@ -151,10 +151,10 @@ pub fn pack(
     packet_bytes_max: u32,
 ) -> Result<Vec<Portion>, PackError> {
     let limit = packet_bytes_max.min(PORTION_BYTES_MAX);
-    let mut cut = profile.clone();
     // The content is cut for packets as it is cut for the bodies of polls.
-    cut.scp81.script_bytes_max = (limit + RESERVED_BYTES as u32).min(profile.scp81.script_bytes_max);
-    let prepared = content.prepare(&cut)?.ok_or_else(|| PackError::Nothing(profile.name.to_string()))?;
+    let limit = (limit + RESERVED_BYTES as u32).min(profile.scp81.script_bytes_max);
+    let prepared = content.prepare_cut(profile, limit)?;
+    let prepared = prepared.ok_or_else(|| PackError::Nothing(profile.name.to_string()))?;
     let mut portions = Vec::new();
     let question = if prepared.repeatable { None } else { question(profile) };
     let marks = question.map(|question| Arc::new(Marks { number, question }));

@@ -102,18 +102,18 @@ impl Deliveries {
     /// The portions of a record; none where its campaign or profile is gone, and then it only waits for its end.
     async fn make_portions(&self, card: &Card, record: &mut Record) {
         if !record.ready.is_empty() {
-            record.machine = record.machine.clone().resume(ready::portions(&record.ready));
+            record.machine.resume(ready::portions(&record.ready));
             return;
         }
-        let content = match (&record.content, record.machine.cause) {
-            (Some(content), _) => Some(content.clone()),
+        let of_campaign = match (&record.content, record.machine.cause) {
             (None, Cause::Campaign { campaign, .. }) => self.campaign_content(card, campaign).await,
-            (None, Cause::Request) => None,
+            (Some(_), _) | (None, Cause::Request) => None,
         };
+        let content = record.content.as_ref().or(of_campaign.as_ref());
         let catalogue = self.core.catalogue();
         let (Some(content), Some(profile)) = (content, catalogue.profile(card.hot.profile)) else { return };
-        match record.portions(&content, profile, self.core.config.delivery.packet_bytes_max) {
-            Ok(portions) => record.machine = record.machine.clone().resume(portions),
+        match record.portions(content, profile, self.core.config.delivery.packet_bytes_max) {
+            Ok(portions) => record.machine.resume(portions),
             Err(error) => tracing::warn!(%error, "the content of a delivery cannot be packed any more"),
         }
     }
