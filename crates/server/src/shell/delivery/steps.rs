@@ -253,28 +253,42 @@ impl Deliveries {
         let packet = match (reserve, command) {
             (false, _) => packet,
             (true, None) => return Ok(Some(Event::Impossible)),
-            (true, Some(command)) => match committed.outcomes.get(place) {
-                Some(Outcome::Counter(counter)) if handed.is_some_and(|one| one.counter != *counter) => {
-                    let key = PacketKey { card: command.card, key_set: command.key_set, counter: *counter };
-                    let given_up = moved(key, PacketState::Abandoned, None);
-                    self.core.commit_card(&card.record.id, vec![given_up]).await?;
-                    return Ok(Some(Event::Impossible));
+            (true, Some(command)) => {
+                let outcome = committed.outcomes.get(place);
+                match self.reserved(record, command, handed.map(|one| one.counter), outcome, now).await? {
+                    Ok(packet) => Some(packet),
+                    Err(event) => return Ok(Some(event)),
                 }
-                Some(Outcome::Counter(counter)) => {
-                    record.machine.handle(
-                        now,
-                        Event::Reserved { counter: *counter },
-                        &Presence::default(),
-                        &self.core.config.delivery,
-                    );
-                    Some(store::rules::command_packet(&command, *counter))
-                }
-                Some(Outcome::PassedOver(PassedOver::OpenPacket)) => return Ok(Some(Event::PassedOver)),
-                _ => return Ok(Some(Event::Impossible)),
-            },
+            }
         };
         self.effects(card, commands, packet, stepped).await;
         Ok(None)
+    }
+
+    /// What the commit has made of a reservation: the packet, or why there is none. One that was handed in sealed has its
+    /// counter already, which must be the one that was given.
+    async fn reserved(
+        &self,
+        record: &mut Record,
+        command: store::Command,
+        handed: Option<u64>,
+        outcome: Option<&Outcome>,
+        now: EpochMs,
+    ) -> Result<Result<Packet, Event>, StoreError> {
+        let counter = match outcome {
+            Some(Outcome::Counter(counter)) => *counter,
+            Some(Outcome::PassedOver(PassedOver::OpenPacket)) => return Ok(Err(Event::PassedOver)),
+            _ => return Ok(Err(Event::Impossible)),
+        };
+        if handed.is_some_and(|handed| handed != counter) {
+            let key = PacketKey { card: command.card, key_set: command.key_set, counter };
+            let given_up = moved(key, PacketState::Abandoned, None);
+            self.core.commit_card(&command.card, vec![given_up]).await?;
+            return Ok(Err(Event::Impossible));
+        }
+        let event = Event::Reserved { counter };
+        record.machine.handle(now, event, &Presence::default(), &self.core.config.delivery);
+        Ok(Ok(store::rules::command_packet(&command, counter)))
     }
 
     /// Whether a packet of the card is open: while it is, no counter is raised in vain.

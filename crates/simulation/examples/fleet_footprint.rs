@@ -1,6 +1,6 @@
 //! What a device with its card costs at rest: resident memory of a fleet of N minus that of none, per device.
 //!
-//! `cargo run --release -p simtide-simulation --example footprint [N]`
+//! `cargo run --release -p simtide-simulation --example fleet_footprint [N]`
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What a card at rest costs: resident memory of this process with 10,000 cards minus that with none, per card.
 //!
-//! `cargo run --package simtide-card --example footprint` prints it for cards that are off, and for cards that were
+//! `cargo run --package simtide-card --example card_footprint` prints it for cards that are off, and for cards that were
 //! reset and have polled by.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
