@@ -60,37 +60,19 @@ pub struct CaseRow {
     pub sealed: Vec<u8>,
 }
 
-impl CaseRow {
-    /// Where it stands in a page.
-    pub fn place(&self) -> CasePlace {
-        CasePlace { due: self.due, id: self.id }
-    }
-}
-
-/// A place in a page of cases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CasePlace {
-    /// Orders pages of what is due.
-    pub due: Option<EpochMs>,
-    /// Orders other pages, and what is due at the same time.
-    pub id: u64,
-}
-
-/// Which cases of a bucket.
+/// Which cases of a bucket, in pages by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CaseQuery {
     /// What they are about.
     pub kind: CaseKind,
     /// The bucket.
     pub bucket: Bucket,
-    /// Only those that are due until then, which are open; by due time. `None`: all, by id.
-    pub due_until: Option<EpochMs>,
     /// Only open or only closed ones.
     pub open: Option<bool>,
     /// Only in this state.
     pub state: Option<u8>,
-    /// Only after this place.
-    pub after: Option<CasePlace>,
+    /// Only after this one.
+    pub after: Option<u64>,
     /// At most so many, 1..=[`super::PAGE_ROWS_MAX`].
     pub rows_max: usize,
 }
@@ -98,25 +80,15 @@ pub struct CaseQuery {
 impl CaseQuery {
     /// All open cases of a bucket: what a server reads at its start.
     pub fn open(kind: CaseKind, bucket: Bucket, rows_max: usize) -> CaseQuery {
-        CaseQuery { kind, bucket, due_until: None, open: Some(true), state: None, after: None, rows_max }
-    }
-
-    /// What is due.
-    pub fn due(kind: CaseKind, bucket: Bucket, until: EpochMs, rows_max: usize) -> CaseQuery {
-        CaseQuery { due_until: Some(until), ..CaseQuery::open(kind, bucket, rows_max) }
+        CaseQuery { kind, bucket, open: Some(true), state: None, after: None, rows_max }
     }
 
     /// Whether a page shows a row of its bucket.
     pub(super) fn shows(&self, row: &CaseRow) -> bool {
-        let after = self.after.is_none_or(|after| match self.due_until {
-            Some(_) => (row.due, row.id) > (after.due, after.id),
-            None => row.id > after.id,
-        });
         row.kind == self.kind
-            && self.due_until.is_none_or(|until| row.open && row.due.is_some_and(|due| due <= until))
             && self.open.is_none_or(|open| row.open == open)
             && self.state.is_none_or(|state| row.state == state)
-            && after
+            && self.after.is_none_or(|after| row.id > after)
     }
 }
 

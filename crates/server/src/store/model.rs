@@ -234,7 +234,7 @@ impl Store for ModelStore {
         let state = self.state();
         let of_bucket = state.cases.values().filter(|row| self.layout.bucket(row.card) == query.bucket);
         let mut rows: Vec<CaseRow> = of_bucket.filter(|row| query.shows(row)).cloned().collect();
-        rows.sort_by_key(|row| (query.due_until.and(row.due), row.id));
+        rows.sort_by_key(|row| row.id);
         now(Ok(cut(rows, query.rows_max)))
     }
 

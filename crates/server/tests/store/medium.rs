@@ -1,8 +1,10 @@
 //! The medium: a full disk, a failing sync, two processes, plans of the hot statements, the group commit.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use simtide_protocol::ids::CardId;
 use simtide_server::store::sqlite::{SqliteSettings, SqliteStore};
 use simtide_server::store::*;
 
@@ -138,4 +140,45 @@ async fn many_clients_share_commits_and_one_mistake_hurts_one() {
         let exists = store.card(card(number)).await.unwrap().is_some();
         assert_eq!((result.is_ok(), exists), (number % 50 != 7, number % 50 != 7), "{number}: {result:?}");
     }
+}
+
+/// Without a pause between its transactions, a writer would leave no moment at which all of its log is in the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_begins_again_while_commits_go_on() {
+    const ROUNDS_MAX: usize = 400;
+    let (store, directory) = sqlite();
+    let store = Arc::new(store);
+    let group = LAYOUT.group_of(card(0));
+    let cards: Arc<[CardId]> = (0..16_000).map(card).filter(|card| LAYOUT.group_of(*card) == group).collect();
+    let lease = lease_of(&*store, card(0)).await;
+    commit(&*store, lease, cards.iter().map(|card| put(*card, 5)).collect()).await;
+    let Group::Cards(place) = group else { panic!("a group of cards") };
+    let log = directory.path().join(format!("cards-{place}.db-wal"));
+    // SQLite, file format, 4.1: two salts in the head of the log are new whenever it begins again.
+    let salts = || {
+        let mut salts = [0; 8];
+        std::fs::File::open(&log).unwrap().read_exact_at(&mut salts, 16).unwrap();
+        salts
+    };
+    let polls = move |round: usize| -> Vec<Op> {
+        let spread = (0..100).map(|n| cards[(n * 79 + round * 7) % cards.len()]);
+        spread.map(|card| poll(card, 6, 7 + round as i64)).collect()
+    };
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..4 {
+        let (store, polls) = (store.clone(), polls.clone());
+        clients.spawn(async move {
+            for round in client.. {
+                commit(&*store, lease, polls(round)).await;
+            }
+        });
+    }
+    let first = salts();
+    for round in 0..ROUNDS_MAX {
+        commit(&*store, lease, polls(round)).await;
+        if salts() != first {
+            return;
+        }
+    }
+    panic!("the log has only grown");
 }

@@ -10,9 +10,7 @@ use super::record::{Record, TooLarge};
 use super::steps::{Beside, Loaded};
 use super::{Deliveries, ready};
 use crate::shell::sealing::{self, SealingError};
-use crate::store::{
-    Card, CaseKind, CasePlace, CaseQuery, CaseRow, PAGE_ROWS_MAX, Standing, StoreError, TenantId,
-};
+use crate::store::{Card, CaseKind, CaseQuery, CaseRow, PAGE_ROWS_MAX, Standing, StoreError, TenantId};
 
 /// Open deliveries of one card at most.
 pub const OPEN_PER_CARD_MAX: usize = 64;
@@ -269,10 +267,9 @@ impl Deliveries {
                 let page = CaseQuery {
                     kind: CaseKind::Delivery,
                     bucket: Bucket(bucket),
-                    due_until: None,
                     open: query.open,
                     state: None,
-                    after: after.map(|id: DeliveryId| CasePlace { due: None, id: id.0 }),
+                    after: after.map(|id: DeliveryId| id.0),
                     rows_max,
                 };
                 let page = self.core.store.cases(page).await?;

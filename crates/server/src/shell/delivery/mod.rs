@@ -154,7 +154,7 @@ impl Deliveries {
             let mut query = CaseQuery::open(CaseKind::Delivery, Bucket(bucket), PAGE_ROWS_MAX);
             loop {
                 let page = self.core.store.cases(query).await?;
-                query.after = page.rows.last().map(crate::store::CaseRow::place).or(query.after);
+                query.after = page.rows.last().map(|row| row.id).or(query.after);
                 for row in &page.rows {
                     match Record::read(row) {
                         Ok(record) => {

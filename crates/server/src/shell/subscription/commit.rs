@@ -101,7 +101,7 @@ impl Changes {
             now = self.core.now();
             commands = change.handle(now, event);
         }
-        self.timers.set(change.id, change.due().map(|due| due.max(now.plus_ms(PAUSE_MS_MIN))));
+        self.timers.set((change.card, change.id), change.due().map(|due| due.max(now.plus_ms(PAUSE_MS_MIN))));
         Ok((change, effects))
     }
 
@@ -120,7 +120,11 @@ impl Changes {
         row.open = change.is_open();
         row.due = change.due();
         row.body = serde_json::to_vec(change).map_err(|_| StoreError::Misuse("a change is not JSON"))?;
-        let plan = self.plan(row, change, commands, now).await?;
+        let card = match commands.iter().any(|one| one.is_in_commit() || matches!(one, Command::Tell(_))) {
+            true => self.core.store.card(change.card).await?,
+            false => None,
+        };
+        let plan = self.plan(row, change, commands, card.as_ref(), now).await?;
         let mut ops = beside;
         let place = ops.len();
         ops.push(Op::PutCase { row: Box::new(row.clone()), version_before });
@@ -136,7 +140,7 @@ impl Changes {
             let (campaign, bucket) = (CampaignId(campaign), self.core.bucket(&row.card));
             ops.push(Op::Progress { bucket, campaign, change });
         }
-        let text = self.text(change, commands).await?;
+        let text = card.as_ref().and_then(|card| self.text(card, commands));
         let text_at = ops.len();
         ops.extend(text.clone().map(|(_, packet)| Op::Command(Box::new(packet))));
         kill_point::reached("change.commit.before");
@@ -167,18 +171,12 @@ impl Changes {
     }
 
     /// What the user is told: reserved with the state that it is about.
-    async fn text(
-        &self,
-        change: &Change,
-        commands: &[Command],
-    ) -> Result<Option<(&'static str, PacketCommand)>, StoreError> {
-        let told = commands.iter().find_map(|command| match command {
+    fn text(&self, card: &Card, commands: &[Command]) -> Option<(&'static str, PacketCommand)> {
+        let text = commands.iter().find_map(|command| match command {
             Command::Tell(text) => Some(text.text()),
             _ => None,
-        });
-        let Some(text) = told else { return Ok(None) };
-        let Some(card) = self.core.store.card(change.card).await? else { return Ok(None) };
-        Ok(self.text_packet(&card, text).map(|packet| (text, packet)))
+        })?;
+        Some((text, self.text_packet(card, text)?))
     }
 
     /// What the commands are in the commit, beside the record.
@@ -187,25 +185,23 @@ impl Changes {
         row: &CaseRow,
         change: &Change,
         commands: &[Command],
+        card: Option<&Card>,
         now: EpochMs,
     ) -> Result<Plan, StoreError> {
         let mut plan = Plan { ops: Vec::new(), reservation: None, not_queued: None, only_by_poll: false };
-        if !commands.iter().any(Command::is_in_commit) {
-            return Ok(plan);
-        }
-        let Some(card) = self.core.store.card(change.card).await? else { return Ok(plan) };
+        let Some(card) = card else { return Ok(plan) };
         for command in commands {
             match command {
-                Command::SendPersonalization { .. } if self.is_for_a_poll(&card, row) => {
+                Command::SendPersonalization { .. } if self.is_for_a_poll(card, row) => {
                     plan.only_by_poll = true
                 }
                 Command::SendPersonalization { validity_s, .. } => {
                     let deadline = now.plus_s(i64::from(*validity_s));
-                    plan.ops.extend(self.clear_way(&card, now, None).await?);
+                    plan.ops.extend(self.clear_way(card, now, None).await?);
                     self.reserve_packet(
                         &mut plan,
                         change,
-                        &card,
+                        card,
                         PacketKind::Personalization,
                         (now, deadline),
                         None,
@@ -214,17 +210,17 @@ impl Changes {
                 Command::Fence { over, validity_s, .. } => {
                     let deadline = now.plus_s(i64::from(*validity_s));
                     let own = Origin::Change(change.id);
-                    plan.ops.extend(self.clear_way(&card, now, Some(own)).await?);
+                    plan.ops.extend(self.clear_way(card, now, Some(own)).await?);
                     self.reserve_packet(
                         &mut plan,
                         change,
-                        &card,
+                        card,
                         PacketKind::Fence,
                         (now, deadline),
                         Some(*over),
                     );
                 }
-                Command::Adopt(identity) => plan.ops.extend(self.adopt(row, change, &card, *identity, now)),
+                Command::Adopt(identity) => plan.ops.extend(self.adopt(row, change, card, *identity, now)),
                 _ => {}
             }
         }

@@ -91,7 +91,7 @@ impl Changes {
         };
         kill_point::reached("change.effect.after");
         if let Some(event) = event {
-            self.came(change.id, event).await;
+            self.came((change.card, change.id), event).await;
         }
     }
 
@@ -159,7 +159,7 @@ impl Changes {
                 return;
             }
         };
-        if let Err(error) = self.handle_beside(change.id, event, Vec::new(), sealed).await {
+        if let Err(error) = self.handle_beside((change.card, change.id), event, Vec::new(), sealed).await {
             tracing::error!(%error, "an identity was not stored; it is asked for again");
         }
     }

@@ -44,8 +44,7 @@ use super::flight::Flight;
 use super::sending::{Outbox, Outgoing};
 use crate::registers::Registers;
 use crate::store::{
-    Alias, CaseKind, CasePlace, CaseQuery, CaseRow, Op, OperatorId, PAGE_ROWS_MAX, Packet, StoreError,
-    TenantId,
+    Alias, CaseKind, CaseQuery, CaseRow, Op, OperatorId, PAGE_ROWS_MAX, Packet, StoreError, TenantId,
 };
 
 pub use callback::{SIGNATURE_HEADER, signature};
@@ -115,7 +114,7 @@ impl ListQuery {
             && self.alarm.is_none_or(|alarm| change.alarms.is_empty() != alarm)
     }
 
-    fn of_bucket(&self, bucket: Bucket, after: Option<CasePlace>) -> CaseQuery {
+    fn of_bucket(&self, bucket: Bucket, after: Option<u64>) -> CaseQuery {
         let state = self.state.map(State::code);
         CaseQuery {
             open: self.open,
@@ -212,16 +211,15 @@ impl Changes {
             let all: Vec<Kept> = rows.iter().map(kept).collect::<Result<_, StoreError>>()?;
             return Ok((all.into_iter().filter(wanted).collect(), None));
         }
-        let (mut bucket, id) = query.after.unwrap_or((0, 0));
-        let mut after = query.after.map(|_| CasePlace { due: None, id });
+        let (mut bucket, mut after) = query.after.map_or((0, None), |(bucket, id)| (bucket, Some(id)));
         let (mut found, mut looked_at) = (Vec::new(), 0);
         while bucket < self.core.store.buckets() {
             let page = self.core.store.cases(query.of_bucket(Bucket(bucket), after)).await?;
             for row in &page.rows {
                 if found.len() >= query.rows_max || looked_at >= LOOKED_AT_MAX {
-                    return Ok((found, Some((bucket, after.map_or(0, |place| place.id)))));
+                    return Ok((found, Some((bucket, after.unwrap_or_default()))));
                 }
-                after = Some(row.place());
+                after = Some(row.id);
                 looked_at += 1;
                 found.extend(Some(kept(row)?).filter(wanted));
             }
@@ -248,7 +246,7 @@ impl Changes {
                         return Ok(Some(change.id));
                     }
                 }
-                query.after = page.rows.last().map(CaseRow::place).or(query.after);
+                query.after = page.rows.last().map(|row| row.id).or(query.after);
                 if page.end {
                     break;
                 }
@@ -261,14 +259,14 @@ impl Changes {
     ///
     /// # Errors
     /// Nothing was stored.
-    pub async fn handle(&self, id: ChangeId, event: Event) -> Result<Option<Change>, StoreError> {
-        self.handle_beside(id, event, Vec::new(), None).await
+    pub async fn handle(&self, of: (CardId, ChangeId), event: Event) -> Result<Option<Change>, StoreError> {
+        self.handle_beside(of, event, Vec::new(), None).await
     }
 
     /// The same, with operations and a sealed record that become durable together with the change.
     pub(super) async fn handle_beside(
         &self,
-        id: ChangeId,
+        (card, id): (CardId, ChangeId),
         event: Event,
         beside: Vec<Op>,
         sealed: Option<Vec<u8>>,
@@ -276,27 +274,17 @@ impl Changes {
         let (change, effects) = {
             // There are TURNS of them.
             let _turn = self.turns[id.0 as usize % TURNS].lock().await;
-            let Some(row) = self.core.store.case(CaseKind::Change, id.0).await? else {
-                self.commit_beside(beside).await?;
+            let Some(row) = self.core.store.case_of(card, CaseKind::Change, id.0).await? else {
+                // They belong to no change after all.
+                if !beside.is_empty() {
+                    self.core.commit_card(&card, beside).await?;
+                }
                 return Ok(None);
             };
             self.settle(row, event, beside, sealed).await?
         };
         self.carry_out(&change, effects).await;
         Ok(Some(change))
-    }
-
-    /// Operations that belong to no change after all.
-    async fn commit_beside(&self, beside: Vec<Op>) -> Result<(), StoreError> {
-        let card = beside.iter().find_map(|op| match op {
-            Op::Packet(change) => Some(change.key.card),
-            Op::ChangeCard { card, .. } | Op::History { card, .. } => Some(*card),
-            _ => None,
-        });
-        if let Some(card) = card {
-            self.core.commit_card(&card, beside).await?;
-        }
-        Ok(())
     }
 
     /// Operator 1 has answered.
@@ -308,7 +296,7 @@ impl Changes {
         if kept.change.state != State::Requested {
             return Err(ChangeRefused::State(kept.change.state, "it does not wait for a consent any more"));
         }
-        self.handle(id, Event::Consent { granted }).await?.ok_or(ChangeRefused::Unknown)
+        self.handle((kept.change.card, id), Event::Consent { granted }).await?.ok_or(ChangeRefused::Unknown)
     }
 
     /// Everything that is waited for is asked for at once.
@@ -316,8 +304,8 @@ impl Changes {
     /// # Errors
     /// There is no such change, or it has ended.
     pub async fn resolve(&self, id: ChangeId) -> Result<Change, ChangeRefused> {
-        self.open(id).await?;
-        self.handle(id, Event::Resolve).await?.ok_or(ChangeRefused::Unknown)
+        let change = self.open(id).await?;
+        self.handle((change.card, id), Event::Resolve).await?.ok_or(ChangeRefused::Unknown)
     }
 
     /// Stops a change that has not reached the card; one that perhaps has is stopped as soon as it is certain that it
@@ -330,7 +318,7 @@ impl Changes {
         if !change.may_be_cancelled() && !matches!(change.state, State::Sent | State::Unknown) {
             return Err(ChangeRefused::State(change.state, "the card has the new identity already"));
         }
-        self.handle(id, Event::Cancel).await?.ok_or(ChangeRefused::Unknown)
+        self.handle((change.card, id), Event::Cancel).await?.ok_or(ChangeRefused::Unknown)
     }
 
     async fn open(&self, id: ChangeId) -> Result<Change, ChangeRefused> {
@@ -362,7 +350,7 @@ impl Changes {
             tracing::warn!("a register reports an identity with another card than the one of its change");
             return Ok(None);
         }
-        self.handle(change.id, Event::Seen { imsi, known: true, attached: true, by }).await
+        self.handle((owner, change.id), Event::Seen { imsi, known: true, attached: true, by }).await
     }
 
     /// Sends what is reserved and begins the effects; they come back as events.
@@ -386,8 +374,8 @@ impl Changes {
     }
 
     /// Takes in what came of an effect.
-    async fn came(&self, id: ChangeId, event: Event) {
-        if let Err(error) = self.handle(id, event).await {
+    async fn came(&self, of: (CardId, ChangeId), event: Event) {
+        if let Err(error) = self.handle(of, event).await {
             tracing::error!(%error, "an event of a change was not stored; it is asked again");
         }
     }

@@ -32,7 +32,7 @@ impl Changes {
     /// Nothing was stored; the session carries nothing.
     pub async fn poll_carries(&self, card: CardId) -> Result<Option<(Carries, Script)>, StoreError> {
         let Some(id) = self.watch.change_of(&card) else { return Ok(None) };
-        let Some(change) = self.handle(id, Event::PollOpened).await? else { return Ok(None) };
+        let Some(change) = self.handle((card, id), Event::PollOpened).await? else { return Ok(None) };
         let Some(work) = change.poll_work() else { return Ok(None) };
         let script = self.card_and_case(card, id).await?;
         let script = script.and_then(|(card, row)| self.script(&change, work, &card, &row));
@@ -65,7 +65,7 @@ impl Changes {
             }
             _ => None,
         };
-        self.handle(id, Event::PollEnded { says }).await?;
+        self.handle((card, id), Event::PollEnded { says }).await?;
         Ok(())
     }
 

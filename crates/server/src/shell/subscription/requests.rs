@@ -201,7 +201,7 @@ impl Changes {
             return Ok(());
         }
         let says = CardSays::of_state(notice.state, kept.change.terms.guard_s.is_some());
-        self.handle_beside(notice.change, Event::Report(says), vec![raise], None).await?;
+        self.handle_beside((notice.card, notice.change), Event::Report(says), vec![raise], None).await?;
         Ok(())
     }
 
@@ -210,7 +210,7 @@ impl Changes {
             self.core.commit_card(&card.record.id, ops).await?;
             return Ok(());
         };
-        let Some(row) = self.core.store.case(CaseKind::Change, id.0).await? else {
+        let Some(row) = self.core.store.case_of(card.record.id, CaseKind::Change, id.0).await? else {
             self.core.commit_card(&card.record.id, ops).await?;
             return Ok(());
         };
@@ -219,7 +219,7 @@ impl Changes {
         let second = self.digest_of_second(&change, card, &row.sealed);
         let says = CardSays::of_proof(&change, kind, proof.status, &proof.data, second);
         let counter = proof.key.counter;
-        self.handle_beside(id, Event::Proof { kind, counter, says }, ops, None).await?;
+        self.handle_beside((card.record.id, id), Event::Proof { kind, counter, says }, ops, None).await?;
         Ok(())
     }
 
@@ -257,7 +257,7 @@ impl Follower for Changes {
             let Some(packet) = self.core.store.packet(key).await? else { return Ok(()) };
             let is_fence = !packet.data.is_empty();
             let kind = if is_fence { PacketKind::Fence } else { PacketKind::Personalization };
-            self.handle(id, Event::Lost { kind, counter: key.counter }).await?;
+            self.handle((key.card, id), Event::Lost { kind, counter: key.counter }).await?;
             Ok(())
         })
     }

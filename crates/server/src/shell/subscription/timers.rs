@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use simtide_platform::subscription::{Change, Event, PacketKind, State};
-use simtide_protocol::ids::{Bucket, ChangeId, EpochMs};
+use simtide_protocol::ids::{Bucket, CardId, ChangeId, EpochMs};
 use tokio::sync::{Notify, watch};
 
 use super::personalization::Receiver;
@@ -31,20 +31,20 @@ pub(super) struct Timers {
 #[derive(Default)]
 struct Due {
     by_time: BTreeSet<(EpochMs, ChangeId)>,
-    by_change: BTreeMap<ChangeId, EpochMs>,
+    by_change: BTreeMap<ChangeId, (EpochMs, CardId)>,
 }
 
 impl Timers {
     /// The change is due then; `None`: never.
-    pub(super) fn set(&self, id: ChangeId, at: Option<EpochMs>) {
+    pub(super) fn set(&self, (card, id): (CardId, ChangeId), at: Option<EpochMs>) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = due.by_change.remove(&id) {
+        if let Some((before, _)) = due.by_change.remove(&id) {
             due.by_time.remove(&(before, id));
         }
         if let Some(at) = at {
             let is_first = due.by_time.first().is_none_or(|(first, _)| at < *first);
             due.by_time.insert((at, id));
-            due.by_change.insert(id, at);
+            due.by_change.insert(id, (at, card));
             if is_first {
                 self.sooner.notify_one();
             }
@@ -52,14 +52,13 @@ impl Timers {
     }
 
     /// What is due now, taken out; and when the next one is.
-    fn take(&self, now: EpochMs) -> (Vec<ChangeId>, Option<EpochMs>) {
+    fn take(&self, now: EpochMs) -> (Vec<(CardId, ChangeId)>, Option<EpochMs>) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = Vec::new();
         while taken.len() < DUE_MAX {
             let Some((at, id)) = due.by_time.first().copied().filter(|(at, _)| *at <= now) else { break };
             due.by_time.remove(&(at, id));
-            due.by_change.remove(&id);
-            taken.push(id);
+            taken.extend(due.by_change.remove(&id).map(|(_, card)| (card, id)));
         }
         (taken, due.by_time.first().map(|(at, _)| *at))
     }
@@ -76,7 +75,7 @@ impl Changes {
             let mut query = CaseQuery::open(CaseKind::Change, Bucket(bucket), PAGE_ROWS_MAX);
             loop {
                 let page = self.core.store.cases(query).await?;
-                query.after = page.rows.last().map(crate::store::CaseRow::place).or(query.after);
+                query.after = page.rows.last().map(|row| row.id).or(query.after);
                 for row in &page.rows {
                     let change = read(row)?;
                     self.tally.is_now(&change);
@@ -108,8 +107,8 @@ impl Changes {
         loop {
             let (due, next) = self.timers.take(self.core.now());
             let some = !due.is_empty();
-            for id in due {
-                self.tick(id).await;
+            for of in due {
+                self.tick(of).await;
             }
             if some {
                 continue;
@@ -126,28 +125,29 @@ impl Changes {
         }
     }
 
-    async fn tick(&self, id: ChangeId) {
+    async fn tick(&self, of: (CardId, ChangeId)) {
         // As many as effects: a tick makes at most a few of them.
         while self.effects.available_permits() == 0 {
             tokio::time::sleep(PAUSE / EFFECTS_MAX as u32).await;
         }
-        if let Err(error) = self.handle(id, Event::Tick).await {
+        if let Err(error) = self.handle(of, Event::Tick).await {
             tracing::error!(%error, "a change that is due was not stored; it is asked again");
             tokio::time::sleep(PAUSE).await;
-            self.timers.set(id, Some(self.core.now().plus_ms(1_000)));
+            self.timers.set(of, Some(self.core.now().plus_ms(1_000)));
         }
     }
 
     /// What the last process left: whether a packet was reserved, then everything that may not have been carried out.
     async fn go_on(&self, change: Change) -> Result<(), StoreError> {
+        let of = (change.card, change.id);
         if let Some(kind) = change.awaits_queue() {
             let event = match self.reserved_packet(&change, kind).await? {
                 Some(counter) => Event::Queued { kind, counter },
                 None => Event::NotQueued { kind },
             };
-            self.handle(change.id, event).await?;
+            self.handle(of, event).await?;
         }
-        self.handle(change.id, Event::Restarted).await?;
+        self.handle(of, Event::Restarted).await?;
         Ok(())
     }
 
@@ -175,17 +175,21 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
+    use simtide_protocol::ids::Iccid;
+
     use super::*;
 
     #[test]
     fn the_earliest_comes_first_and_each_change_once() {
         let timers = Timers::default();
-        timers.set(ChangeId(1), Some(EpochMs(30)));
-        timers.set(ChangeId(2), Some(EpochMs(20)));
-        timers.set(ChangeId(1), Some(EpochMs(10)));
-        timers.set(ChangeId(3), Some(EpochMs(10)));
-        timers.set(ChangeId(3), None);
+        let card = CardId::from(Iccid::with_check_digit("890010000000000001").unwrap());
+        let of = |id| (card, ChangeId(id));
+        timers.set(of(1), Some(EpochMs(30)));
+        timers.set(of(2), Some(EpochMs(20)));
+        timers.set(of(1), Some(EpochMs(10)));
+        timers.set(of(3), Some(EpochMs(10)));
+        timers.set(of(3), None);
         assert_eq!(timers.take(EpochMs(9)), (vec![], Some(EpochMs(10))));
-        assert_eq!(timers.take(EpochMs(20)), (vec![ChangeId(1), ChangeId(2)], None));
+        assert_eq!(timers.take(EpochMs(20)), (vec![of(1), of(2)], None));
     }
 }

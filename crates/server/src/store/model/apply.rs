@@ -150,10 +150,10 @@ impl State {
     }
 
     fn put_case(&mut self, row: &CaseRow, version_before: Option<u32>) -> Outcome {
-        if !self.cards.contains_key(&row.card) {
+        let found = self.cases.get(&(row.kind, row.id)).map(|row| row.version);
+        if found.is_none() && !self.cards.contains_key(&row.card) {
             return Outcome::Missing;
         }
-        let found = self.cases.get(&(row.kind, row.id)).map(|row| row.version);
         let other = self.cases.values().find(|other| {
             other.card == row.card && other.kind == row.kind && other.open && other.id != row.id
         });

@@ -22,30 +22,18 @@ pub(super) fn hot_statements() -> Vec<(&'static str, String, &'static str)> {
         (
             "open case of a card",
             OPEN_CASE.into(),
-            "SEARCH card_case USING COVERING INDEX card_case_open (bucket=? AND card=? AND kind=?)",
-        ),
-        (
-            "cases that are due",
-            due_sql(),
-            "SEARCH card_case USING INDEX card_case_due (kind=? AND bucket=? AND (due,id)>(?,?) AND due<?)",
+            "SEARCH card_case USING INDEX card_case_of_card (bucket=? AND card=? AND kind=?)",
         ),
         ("deliveries to delete", PURGE_DELIVERIES.into(), "USING COVERING INDEX card_case_closed (at<?)"),
     ]
 }
 
-const OPEN_CASE: &str = "SELECT id FROM card_case INDEXED BY card_case_open WHERE bucket = ?1 AND card = ?2 AND kind = ?3 \
-     AND open = 1 AND id <> ?4 LIMIT 1";
+/// Asked for changes, of which a card has few.
+const OPEN_CASE: &str = "SELECT id FROM card_case INDEXED BY card_case_of_card WHERE bucket = ?1 AND card = ?2 \
+     AND kind = ?3 AND open = 1 AND id <> ?4 LIMIT 1";
 
 fn case_sql() -> String {
     format!("SELECT {CASE_COLUMNS} FROM card_case WHERE kind = ?1 AND id = ?2")
-}
-
-fn due_sql() -> String {
-    format!(
-        "SELECT {CASE_COLUMNS} FROM card_case INDEXED BY card_case_due WHERE kind = ?1 AND bucket = ?2 AND open = 1 \
-         AND due IS NOT NULL AND (due, id) > (?3, ?4) AND due <= ?5 AND (?6 IS NULL OR state = ?6) \
-         ORDER BY due, id LIMIT ?7"
-    )
 }
 
 /// Ids use all 64 bits and keep their order as signed numbers.
@@ -89,39 +77,37 @@ impl Apply<'_> {
     pub(super) fn put_case(&self, row: &CaseRow, version_before: Option<u32>) -> Applied<Outcome> {
         let (bucket, card, kind, id) =
             (self.bucket(row.card), row.card.as_bytes(), row.kind.code(), id_number(row.id));
-        let sql = "SELECT 1 FROM card_hot WHERE bucket = ?1 AND card = ?2";
-        if self.one(sql, params![bucket, card], |_| Ok(()))?.is_none() {
+        let sql = "SELECT rowid, version, open FROM card_case WHERE kind = ?1 AND id = ?2";
+        let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?, row.get::<_, bool>(2)?));
+        let found = self.one(sql, params![kind, id], read)?;
+        // One that is there has its card.
+        if found.is_none() && !self.has_card(row.card)? {
             return Ok(Outcome::Missing);
         }
-        let sql = "SELECT version, open FROM card_case WHERE kind = ?1 AND id = ?2";
-        let read = |row: &Row<'_>| Ok((row.get::<_, u32>(0)?, row.get::<_, bool>(1)?));
-        let found = self.one(sql, params![kind, id], read)?;
+        let is_open = found.is_some_and(|(.., open)| open);
         // One that is open already is the only one.
-        let other = match found {
-            Some((_, true)) => None,
-            _ => self.one(OPEN_CASE, params![bucket, card, kind, id], |row| Ok(number_id(row.get(0)?)))?,
+        let other = if row.kind == CaseKind::Change && row.open && !is_open {
+            self.one(OPEN_CASE, params![bucket, card, kind, id], |row| Ok(number_id(row.get(0)?)))?
+        } else {
+            None
         };
-        if let Err(outcome) = rules::grant_case(row, version_before, found.map(|(version, _)| version), other)
-        {
+        let version_found = found.map(|(_, version, _)| version);
+        if let Err(outcome) = rules::grant_case(row, version_before, version_found, other) {
             return Ok(outcome);
         }
         let due = row.due.map(|due| due.0);
         let CaseRow { tenant, at, state, open, version, body, sealed, .. } = row;
         // Columns that stay are not named: their indexes are left alone.
         match found {
-            Some((_, was_open)) if was_open == *open => {
-                let sql = "UPDATE card_case SET state = ?3, due = ?4, version = ?5, body = ?6, sealed = ?7 \
-                     WHERE kind = ?1 AND id = ?2";
-                self.changed(sql, params![kind, id, state, due, version, body, sealed], Outcome::Missing)
+            Some((place, ..)) if is_open == *open => {
+                let sql = "UPDATE card_case SET state = ?2, due = ?3, version = ?4, body = ?5, sealed = ?6 \
+                     WHERE rowid = ?1";
+                self.changed(sql, params![place, state, due, version, body, sealed], Outcome::Missing)
             }
-            Some(_) => {
-                let sql = "UPDATE card_case SET state = ?3, due = ?4, version = ?5, body = ?6, sealed = ?7, open = ?8 \
-                     WHERE kind = ?1 AND id = ?2";
-                self.changed(
-                    sql,
-                    params![kind, id, state, due, version, body, sealed, open],
-                    Outcome::Missing,
-                )
+            Some((place, ..)) => {
+                let sql = "UPDATE card_case SET state = ?2, due = ?3, version = ?4, body = ?5, sealed = ?6, open = ?7 \
+                     WHERE rowid = ?1";
+                self.changed(sql, params![place, state, due, version, body, sealed, open], Outcome::Missing)
             }
             None => {
                 let sql = "INSERT INTO card_case (bucket, card, kind, id, tenant, at, state, open, due, version, body, \
@@ -131,6 +117,11 @@ impl Apply<'_> {
                 self.changed(sql, values, Outcome::Missing)
             }
         }
+    }
+
+    fn has_card(&self, card: CardId) -> Applied<bool> {
+        let sql = "SELECT 1 FROM card_hot WHERE bucket = ?1 AND card = ?2";
+        Ok(self.one(sql, params![self.bucket(card), card.as_bytes()], |_| Ok(()))?.is_some())
     }
 
     pub(super) fn subscription(&self, card: CardId, change: &SubscriptionChange) -> Applied<Outcome> {
@@ -201,28 +192,18 @@ impl Reads<'_> {
 
     pub(super) fn cases(&self, query: &CaseQuery) -> Read<Page<CaseRow>> {
         let (kind, bucket, wanted) = (query.kind.code(), query.bucket.0, query.rows_max as i64 + 1);
-        let mut found = if let Some(until) = query.due_until {
-            if query.open == Some(false) {
-                return Ok(Page { rows: Vec::new(), end: true });
-            }
-            let due = query.after.and_then(|after| after.due).map_or(i64::MIN, |due| due.0);
-            let id = query.after.map_or(i64::MIN, |after| id_number(after.id));
-            let values = params![kind, bucket, due, id, until.0, query.state, wanted];
-            rows(self.connection, &due_sql(), values, case_at)?
-        } else {
-            let (index, bound) = match query.open {
-                Some(true) => ("card_case_open_by_id", " AND open = 1"),
-                Some(false) => ("card_case_by_id", " AND open = 0"),
-                None => ("card_case_by_id", ""),
-            };
-            let from = if query.after.is_some() { " AND id > ?3" } else { " AND id >= ?3" };
-            let sql = format!(
-                "SELECT {CASE_COLUMNS} FROM card_case INDEXED BY {index} WHERE kind = ?1 AND bucket = ?2{bound}{from} \
-                 AND (?4 IS NULL OR state = ?4) ORDER BY id LIMIT ?5"
-            );
-            let id = query.after.map_or(i64::MIN, |after| id_number(after.id));
-            rows(self.connection, &sql, params![kind, bucket, id, query.state, wanted], case_at)?
+        let (index, bound) = match query.open {
+            Some(true) => ("card_case_open_by_id", " AND open = 1"),
+            Some(false) => ("card_case_by_id", " AND open = 0"),
+            None => ("card_case_by_id", ""),
         };
+        let from = if query.after.is_some() { " AND id > ?3" } else { " AND id >= ?3" };
+        let sql = format!(
+            "SELECT {CASE_COLUMNS} FROM card_case INDEXED BY {index} WHERE kind = ?1 AND bucket = ?2{bound}{from} \
+             AND (?4 IS NULL OR state = ?4) ORDER BY id LIMIT ?5"
+        );
+        let id = query.after.map_or(i64::MIN, id_number);
+        let mut found = rows(self.connection, &sql, params![kind, bucket, id, query.state, wanted], case_at)?;
         let end = found.len() <= query.rows_max;
         found.truncate(query.rows_max);
         Ok(Page { rows: found, end })

@@ -400,8 +400,8 @@ impl Store for SqliteStore {
 
     fn case(&self, kind: CaseKind, id: u64) -> Answer<'_, Option<CaseRow>> {
         Box::pin(async move {
-            for file in &self.groups {
-                if let Some(row) = file.clone().read(move |reads| reads.case(kind, id)).await? {
+            for group in (0..self.layout.groups).map(Group::Cards) {
+                if let Some(row) = self.read_few(group, move |reads| reads.case(kind, id)).await? {
                     return Ok(Some(row));
                 }
             }

@@ -121,9 +121,7 @@ CREATE TABLE IF NOT EXISTS card_case (
 CREATE UNIQUE INDEX IF NOT EXISTS card_case_id ON card_case (kind, id);
 CREATE INDEX IF NOT EXISTS card_case_by_id ON card_case (kind, bucket, id);
 CREATE INDEX IF NOT EXISTS card_case_of_card ON card_case (bucket, card, kind, at, id);
-CREATE INDEX IF NOT EXISTS card_case_open ON card_case (bucket, card, kind, id) WHERE open = 1;
 CREATE INDEX IF NOT EXISTS card_case_open_by_id ON card_case (kind, bucket, id) WHERE open = 1;
-CREATE INDEX IF NOT EXISTS card_case_due ON card_case (kind, bucket, due, id) WHERE open = 1 AND due IS NOT NULL;
 CREATE INDEX IF NOT EXISTS card_case_closed ON card_case (at) WHERE open = 0 AND kind = 1;
 
 -- Identities that a card has and had; 0 is the one of its import. No rows: it never changed.

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,16 +25,17 @@ pub(super) const JOBS_WAITING_MAX: usize = 4_096;
 const JOBS_PER_TRANSACTION_MAX: usize = 1_024;
 /// Operations in one transaction at most, so that a large import does not hold up everyone for long.
 const OPS_PER_TRANSACTION_MAX: usize = 32_768;
-/// Pages in the write-ahead log after which it is moved into the file, by a thread of its own.
+/// Pages in the write-ahead log after which it is moved into the file, by a thread of its own. What was written meanwhile
+/// the writer moves itself, so that the log begins again at its start.
 const CHECKPOINT_PAGES: u32 = 4_000;
-/// Pages in the write-ahead log after which the writer itself waits for that: the log must not grow without end.
+/// Pages in the write-ahead log after which writer and readers wait for that: the log must not grow without end.
 const CHECKPOINT_PAGES_MAX: u32 = 200_000;
 /// Prepared statements kept.
 const STATEMENTS_MAX: usize = 96;
 
 /// What a writer is asked for.
 pub(super) enum Job {
-    Commit { lease: Lease, batch: Batch, reply: oneshot::Sender<Result<Committed, StoreError>> },
+    Commit { lease: Lease, batch: Batch, reply: Reply },
     Acquire { owner: String, reply: oneshot::Sender<Result<Lease, StoreError>> },
     Execute { sql: &'static str, reply: oneshot::Sender<Result<(), StoreError>> },
 }
@@ -55,6 +57,7 @@ impl Writer {
         let checkpointer = open_connection(path).map_err(|error| failed(&error))?;
         let (jobs, receiver) = mpsc::channel(JOBS_WAITING_MAX);
         let (wake, woken) = std::sync::mpsc::sync_channel(1);
+        let nearly_moved = Arc::new(AtomicBool::new(false));
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let path_name: Arc<str> = path.display().to_string().into();
         let state = State {
@@ -64,6 +67,7 @@ impl Writer {
             epoch: epoch.cast_unsigned(),
             failed: None,
             wake,
+            nearly_moved: nearly_moved.clone(),
             path: path_name.clone(),
         };
         let writer = std::thread::Builder::new()
@@ -72,7 +76,7 @@ impl Writer {
             .map_err(|error| failed(&error))?;
         let checkpointer = std::thread::Builder::new()
             .name(format!("checkpoint {name}"))
-            .spawn(move || checkpoints(&checkpointer, &woken, &path_name))
+            .spawn(move || checkpoints(&checkpointer, &woken, &nearly_moved, &path_name))
             .map_err(|error| failed(&error))?;
         Ok(Writer { jobs: Some(jobs), threads: vec![writer, checkpointer] })
     }
@@ -100,10 +104,13 @@ struct State {
     epoch: u64,
     failed: Option<StoreError>,
     wake: std::sync::mpsc::SyncSender<()>,
+    /// The log has been moved into the file but for what was written meanwhile.
+    nearly_moved: Arc<AtomicBool>,
     path: Arc<str>,
 }
 
-type Waiting = (Lease, Batch, oneshot::Sender<Result<Committed, StoreError>>);
+type Reply = oneshot::Sender<Result<Committed, StoreError>>;
+type Waiting = (Lease, Batch, Reply);
 
 impl State {
     fn run(mut self, mut receiver: mpsc::Receiver<Job>) {
@@ -154,34 +161,30 @@ impl State {
     }
 
     /// One transaction for all of them. A batch that is refused leaves, and the others start again without it.
-    fn commit(&mut self, mut waiting: Vec<Waiting>) {
-        waiting.retain_mut(|(lease, batch, reply)| match self.admit(*lease, batch) {
-            Ok(()) => true,
-            Err(error) => {
-                answer(reply, Err(error));
-                false
+    fn commit(&mut self, asked: Vec<Waiting>) {
+        let mut waiting = Vec::with_capacity(asked.len());
+        for (lease, batch, reply) in asked {
+            match self.admit(lease, &batch) {
+                Ok(()) => waiting.push((batch, reply)),
+                Err(error) => answer(reply, Err(error)),
             }
-        });
+        }
         while !waiting.is_empty() {
             match self.transaction(&waiting) {
                 Ok(committed) => {
-                    for ((.., mut reply), committed) in waiting.into_iter().zip(committed) {
-                        answer(&mut reply, Ok(committed));
+                    for ((_, reply), committed) in waiting.into_iter().zip(committed) {
+                        answer(reply, Ok(committed));
+                    }
+                    self.keep_log_short();
+                    return;
+                }
+                Err((Some(place), error)) => answer(waiting.remove(place).1, Err(error)),
+                Err((None, error)) => {
+                    for (_, reply) in waiting {
+                        answer(reply, Err(error.clone()));
                     }
                     return;
                 }
-                Err((place, error)) => match place {
-                    Some(place) => {
-                        let (.., mut reply) = waiting.remove(place);
-                        answer(&mut reply, Err(error));
-                    }
-                    None => {
-                        for (.., mut reply) in waiting {
-                            answer(&mut reply, Err(error.clone()));
-                        }
-                        return;
-                    }
-                },
             }
         }
     }
@@ -197,10 +200,13 @@ impl State {
     }
 
     /// Answers of all batches, or the error with the place of the batch whose fault it is.
-    fn transaction(&mut self, waiting: &[Waiting]) -> Result<Vec<Committed>, (Option<usize>, StoreError)> {
+    fn transaction(
+        &mut self,
+        waiting: &[(Batch, Reply)],
+    ) -> Result<Vec<Committed>, (Option<usize>, StoreError)> {
         self.execute("BEGIN IMMEDIATE").map_err(|error| (None, error))?;
         let mut answers = Vec::with_capacity(waiting.len());
-        for (place, (_, batch, _)) in waiting.iter().enumerate() {
+        for (place, (batch, _)) in waiting.iter().enumerate() {
             let applied = Apply { connection: &self.connection, layout: self.layout }.batch(batch);
             match applied {
                 Ok(committed) => answers.push(committed),
@@ -219,9 +225,19 @@ impl State {
         kill_point::reached("commit.before");
         self.execute("COMMIT").map_err(|error| (None, error))?;
         kill_point::reached("commit.after");
+        Ok(answers)
+    }
+
+    /// Between two transactions: a log that is moved as a whole begins again at its start, and its pages are written over.
+    fn keep_log_short(&self) {
+        if self.nearly_moved.swap(false, Ordering::AcqRel)
+            && let Err(error) = checkpoint(&self.connection, "PASSIVE")
+        {
+            // The next transaction finds out whether the medium still takes it.
+            tracing::warn!(file = %self.path, %error, "the log does not begin again");
+        }
         // Full only while a checkpoint is already asked for.
         let _ = self.wake.try_send(());
-        Ok(answers)
     }
 
     fn execute(&mut self, sql: &str) -> Result<(), StoreError> {
@@ -236,18 +252,22 @@ impl State {
     }
 }
 
-fn answer(reply: &mut oneshot::Sender<Result<Committed, StoreError>>, result: Result<Committed, StoreError>) {
-    let (unused, _) = oneshot::channel();
+fn answer(reply: Reply, result: Result<Committed, StoreError>) {
     // Whoever asked may have gone; the commit stands.
-    let _ = std::mem::replace(reply, unused).send(result);
+    let _ = reply.send(result);
 }
 
 /// Moves the log into the file whenever it has grown, away from the writer.
-fn checkpoints(connection: &Connection, woken: &std::sync::mpsc::Receiver<()>, path: &str) {
+fn checkpoints(
+    connection: &Connection,
+    woken: &std::sync::mpsc::Receiver<()>,
+    nearly_moved: &AtomicBool,
+    path: &str,
+) {
     const PAUSE: Duration = Duration::from_millis(50);
     while woken.recv().is_ok() {
-        match checkpoint(connection) {
-            Ok(()) => {}
+        match move_log(connection) {
+            Ok(has_moved) => nearly_moved.store(has_moved, Ordering::Release),
             // The writer finds out by itself whether the medium still takes its commits.
             Err(error) => {
                 tracing::warn!(file = %path, %error, "checkpoint failed, tried again after the next commit")
@@ -257,25 +277,24 @@ fn checkpoints(connection: &Connection, woken: &std::sync::mpsc::Receiver<()>, p
     }
 }
 
-fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    let pages = |mode: &str| -> rusqlite::Result<(u32, u32)> {
-        connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-            // -1 while there is no log.
-            let count = |place| row.get::<_, i64>(place).map(|count| u32::try_from(count).unwrap_or(0));
-            Ok((count(1)?, count(2)?))
-        })
-    };
-    let log_bytes = std::fs::metadata(log_path(connection)).map_or(0, |file| file.len());
-    if log_bytes < u64::from(CHECKPOINT_PAGES) * 4_096 {
-        return Ok(());
+/// Whether the log was long enough to be moved.
+fn move_log(connection: &Connection) -> rusqlite::Result<bool> {
+    let (in_log, _) = checkpoint(connection, "NOOP")?;
+    if in_log < CHECKPOINT_PAGES {
+        return Ok(false);
     }
-    let (in_log, moved) = pages("PASSIVE")?;
+    let (in_log, moved) = checkpoint(connection, "PASSIVE")?;
     if in_log > CHECKPOINT_PAGES_MAX && moved < in_log {
-        pages("RESTART")?;
+        checkpoint(connection, "RESTART")?;
     }
-    Ok(())
+    Ok(true)
 }
 
-fn log_path(connection: &Connection) -> String {
-    format!("{}-wal", connection.path().unwrap_or_default())
+/// Pages in the log, and how many of them are in the file as well.
+fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<(u32, u32)> {
+    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+        // -1 while there is no log.
+        let count = |place| row.get::<_, i64>(place).map(|count| u32::try_from(count).unwrap_or(0));
+        Ok((count(1)?, count(2)?))
+    })
 }
