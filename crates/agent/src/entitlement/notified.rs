@@ -19,6 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// How long one request may take; they are served one after the other.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// Pause before the next connection is asked for where one could not be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which notifications are for this device.
 #[derive(Debug, Clone)]
@@ -57,7 +59,11 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Takes notifications until the process ends.
 pub async fn listen(listener: TcpListener, notified: Notified, tell: impl Fn(Event)) {
     loop {
-        let Ok((mut stream, _)) = listener.accept().await else { continue };
+        let Ok((mut stream, _)) = listener.accept().await else {
+            // No file is left: others will be closed.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         let Ok(Some(request)) = tokio::time::timeout(REQUEST_LIMIT, read(&mut stream)).await else {
             continue;
         };
