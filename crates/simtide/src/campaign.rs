@@ -9,19 +9,14 @@ use serde_json::{Map, Value, json};
 use simtide_server::api::campaigns::{CampaignDetail, CampaignList, CampaignSummary, ChangesView};
 
 use crate::Outcome;
-use crate::client::{Client, ClientError, Server, block_on};
+use crate::client::{Asked, Client, ClientError, block_on};
 
 /// Options of `simtide campaign`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    server: Server,
-    #[command(subcommand)]
-    action: Action,
-}
+pub type Args = Asked<Action>;
 
+/// What it is asked for.
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub enum Action {
     /// Make a campaign from a file (JSON or TOML: name, content, audience, settings)
     Create(Create),
     /// Start a draft
@@ -59,7 +54,7 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-struct Create {
+pub struct Create {
     /// File with the campaign; a name that ends in .toml is read as TOML, everything else as JSON
     file: PathBuf,
     /// Another name than the file's

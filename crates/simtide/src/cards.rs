@@ -8,19 +8,14 @@ use simtide_server::api::cards::{CardDetail, CardList};
 use simtide_server::api::commands::PacketView;
 
 use crate::Outcome;
-use crate::client::{Client, Server, block_on};
+use crate::client::{Asked, Client, block_on};
 
 /// Options of `simtide cards`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    server: Server,
-    #[command(subcommand)]
-    action: Action,
-}
+pub type Args = Asked<Action>;
 
+/// What it is asked for.
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub enum Action {
     /// List cards
     List(List),
     /// Show a card with its history
@@ -40,7 +35,7 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-struct List {
+pub struct List {
     /// Only cards of this profile
     #[arg(long)]
     profile: Option<String>,
@@ -62,7 +57,7 @@ struct List {
 }
 
 #[derive(Debug, clap::Args)]
-struct Command {
+pub struct Command {
     /// ICCID or EID
     card: String,
     /// Receiver on the card, 6 hex digits

@@ -31,6 +31,15 @@ pub struct Server {
     pub json: bool,
 }
 
+/// Options of a command that asks the server for one of several things.
+#[derive(Debug, clap::Args)]
+pub struct Asked<A: clap::Subcommand> {
+    #[command(flatten)]
+    pub server: Server,
+    #[command(subcommand)]
+    pub action: A,
+}
+
 /// A server that can be asked.
 pub struct Client {
     base: String,

@@ -8,22 +8,17 @@ use serde_json::{Value, json};
 use simtide_server::api::deliveries::{DeliveryList, DeliveryView};
 
 use crate::Outcome;
-use crate::client::{Client, ClientError, Server, block_on};
+use crate::client::{Asked, Client, ClientError, block_on};
 
 /// How often `watch` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Options of `simtide delivery`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    server: Server,
-    #[command(subcommand)]
-    action: Action,
-}
+pub type Args = Asked<Action>;
 
+/// What it is asked for.
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub enum Action {
     /// Deliver content to a card: steps from a file, or single APDUs
     Send(Send),
     /// Show a delivery with everything that has happened
@@ -53,7 +48,7 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-struct Send {
+pub struct Send {
     /// ICCID or EID
     card: String,
     /// File with the steps, as campaigns have them: a list, or an object with "steps" and "repeatable"; a name that

@@ -7,19 +7,14 @@ use serde_json::{Value, json};
 use simtide_server::api::operators::{AgreementList, AgreementView, OperatorList, OperatorView};
 
 use crate::Outcome;
-use crate::client::{Client, ClientError, Server, block_on};
+use crate::client::{Asked, Client, ClientError, block_on};
 
 /// Options of `simtide operators`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    server: Server,
-    #[command(subcommand)]
-    action: Action,
-}
+pub type Args = Asked<Action>;
 
+/// What it is asked for.
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub enum Action {
     /// Make an operator from a file (JSON or TOML), or replace its settings
     Put {
         /// Name of the operator

@@ -6,19 +6,14 @@ use std::process::ExitCode;
 use simtide_server::api::profiles::{ProfileList, ProfileView};
 
 use crate::Outcome;
-use crate::client::{ClientError, Server, block_on};
+use crate::client::{Asked, ClientError, block_on};
 
 /// Options of `simtide profiles`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    server: Server,
-    #[command(subcommand)]
-    action: Action,
-}
+pub type Args = Asked<Action>;
 
+/// What it is asked for.
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub enum Action {
     /// Add a kind of card from a file (TOML, docs/card-profile.md), or replace the one of the same name
     Put {
         /// The file

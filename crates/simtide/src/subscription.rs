@@ -8,7 +8,7 @@ use simtide_protocol::ids::EpochMs;
 use simtide_server::api::changes::{ChangeList, ChangeView, StepView};
 
 use crate::Outcome;
-use crate::client::{Client, ClientError, Server, block_on};
+use crate::client::{Asked, Client, ClientError, block_on};
 
 /// How often a watched change is asked for.
 const WATCH_PAUSE: Duration = Duration::from_millis(500);
@@ -16,16 +16,11 @@ const WATCH_PAUSE: Duration = Duration::from_millis(500);
 const PAGES_MAX: usize = 1_000;
 
 /// Options of `simtide subscription`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    server: Server,
-    #[command(subcommand)]
-    action: Action,
-}
+pub type Args = Asked<Action>;
 
+/// What it is asked for.
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub enum Action {
     /// Ask for a change of operator, after the user has agreed
     Request(Request),
     /// Show a change with everything that has happened
@@ -66,7 +61,7 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-struct Request {
+pub struct Request {
     /// ICCID or EID of the card
     card: String,
     /// Name or code of the operator that the user wants
@@ -89,7 +84,7 @@ struct Request {
 }
 
 #[derive(Debug, clap::Args)]
-struct List {
+pub struct List {
     /// Only of this card
     #[arg(long)]
     card: Option<String>,

@@ -8,19 +8,14 @@ use simtide_server::api::token_routes::{MadeToken, TokenList};
 use simtide_server::api::tokens::Role;
 
 use crate::Outcome;
-use crate::client::{Client, Server, block_on};
+use crate::client::{Asked, Client, block_on};
 
 /// Options of `simtide tokens`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    server: Server,
-    #[command(subcommand)]
-    action: Action,
-}
+pub type Args = Asked<Action>;
 
+/// What it is asked for.
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub enum Action {
     /// Make a token; it is shown this once
     Create {
         /// Name of the token: it stands in the audit trail

@@ -295,6 +295,10 @@ pub fn view(record: &Record) -> DeliveryView {
 }
 
 fn milestone(at: EpochMs, milestone: &Milestone) -> MilestoneView {
+    let to = match milestone {
+        Milestone::Proof { to, .. } => to.map(|to| to.to_string()),
+        _ => None,
+    };
     let (what, by, text) = match milestone {
         Milestone::Requested => ("requested", None, "asked for".to_owned()),
         Milestone::Waits => ("waits", None, "another packet of the card is open".to_owned()),
@@ -305,17 +309,11 @@ fn milestone(at: EpochMs, milestone: &Milestone) -> MilestoneView {
         }
         Milestone::Reached => ("reached", None, "the network has delivered it to the device".to_owned()),
         Milestone::Fetched => ("fetched", Some(Bearer::Ip), "the device has it on its disk".to_owned()),
-        Milestone::Proof { by, to: None, answer } => {
-            ("proof", Some(*by), format!("proof by {}: {}", by.name(), answer.explained()))
-        }
-        Milestone::Proof { by, to: Some(to), answer } => {
-            ("proof", Some(*by), format!("proof by {} to {to}: {}", by.name(), answer.explained()))
+        Milestone::Proof { by, answer, .. } => {
+            let addressed = to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default();
+            ("proof", Some(*by), format!("proof by {}{addressed}: {}", by.name(), answer.explained()))
         }
         Milestone::Closed { state } => ("closed", None, state.name().to_owned()),
-    };
-    let to = match milestone {
-        Milestone::Proof { to, .. } => to.map(|to| to.to_string()),
-        _ => None,
     };
     MilestoneView { at, what: what.to_owned(), by: by.map(|by| by.name().to_owned()), to, text }
 }
